@@ -1,0 +1,195 @@
+"""The steps a kmodel runs, before they have addresses.
+
+Between the network (tensors) and the file (bytes) stand these records: a KPU layer reads a map, writes a map and
+perhaps a copy to main memory; a CPU layer works in main memory. `legalize.py` makes them, `lower.py` places and
+encodes them. Every step says which network layer it serves, so that reports and verification can name it.
+
+Source: spec/k210-kmodel.md sections 8 to 10.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai8x.k210.device import channel_groups, channels_per_line, map_lines
+from ai8x.k210.parameters import KpuParameters
+from ai8x.network.ir import PoolSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KpuMap:
+    """A tensor in KPU RAM, stored as bytes ``a + 128``."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def lines(self) -> int:
+        """Lines of KPU RAM that the map occupies; section 2."""
+        return map_lines(self.channels, self.height, self.width)
+
+    @property
+    def size_bytes(self) -> int:
+        """Dense size, one byte per element."""
+        return self.channels * self.height * self.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapView:
+    """Maps of equal height and width that lie one after the other and are read as one.
+
+    Between two parts a partly filled group of channels leaves positions that belong to no channel; they carry
+    zero weights (section 13.2, "operands adjacent").
+    """
+
+    parts: tuple[KpuMap, ...]
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.parts[0].height
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.parts[0].width
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Position in the combined map of every channel, parts in order."""
+        shared = channels_per_line(self.width)
+        base = 0
+        result: list[int] = []
+        for part in self.parts:
+            result.extend(base + channel for channel in range(part.channels))
+            base += channel_groups(part.channels, self.width) * shared
+        return tuple(result)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the combined map, unused positions included."""
+        return self.positions[-1] + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MainBuffer:
+    """A tensor in main memory: ``u8`` bytes ``a + 128`` in C, H, W order, or ``f32`` values."""
+
+    name: str
+    elements: int
+    is_float: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the content."""
+        return self.elements * (4 if self.is_float else 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ConvStep:
+    """One KPU layer.
+
+    Args:
+        name: for reports.
+        layer: index of the network layer it serves.
+        source: what it reads.
+        target: the map it writes, after pooling.
+        parameters: weights and register values.
+        kernel: 1 or 3.
+        depthwise: one input channel per output channel.
+        pool: pool type code of section 6.
+        main: main-memory copy of the result, or None.
+    """
+
+    name: str
+    layer: int
+    source: MapView
+    target: KpuMap
+    parameters: KpuParameters
+    kernel: int
+    depthwise: bool = False
+    pool: int = 0
+    main: MainBuffer | None = None
+
+
+class CpuOp(enum.Enum):
+    """CPU layers that the lowering uses, by the names of section 9."""
+
+    DEQUANTIZE = "DEQUANTIZE"
+    FULLY_CONNECTED = "FULLY_CONNECTED"
+    QUANTIZE = "QUANTIZE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CpuStep:
+    """One CPU layer.
+
+    Args:
+        name, layer: as in `ConvStep`.
+        op: which layer type.
+        source, target: main-memory tensors.
+        scale, offset: of a (de)quantisation: ``q * scale + offset``, or its inverse.
+        weights: float64 array (out, in) of integer values, for a fully connected layer.
+        bias: float64 array (out,) likewise.
+        relu: clip at 0.
+    """
+
+    name: str
+    layer: int
+    op: CpuOp
+    source: MainBuffer
+    target: MainBuffer
+    scale: float = 1.0
+    offset: float = 0.0
+    weights: NDArray[Any] | None = None
+    bias: NDArray[Any] | None = None
+    relu: bool = False
+
+
+Step = ConvStep | CpuStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerResult:
+    """Where the tensor of one network layer can be seen.
+
+    Args:
+        layer: index of the network layer.
+        step: index of the step that makes it; -1 for the network's input.
+        pool: pooling that the step fused behind the layer: the visible tensor is the pooled one.
+        wide: the values are the 32-bit accumulators (as floats) instead of bytes ``a + 128``.
+    """
+
+    layer: int
+    step: int
+    pool: PoolSpec | None = None
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoweredSteps:
+    """A network as steps.
+
+    Args:
+        steps: in execution order.
+        input_map: the map that receives the image.
+        results: one for each network layer, in order.
+        outputs: main-memory tensors that the runner returns, one for each network output.
+    """
+
+    steps: tuple[Step, ...]
+    input_map: KpuMap
+    results: tuple[LayerResult, ...]
+    outputs: tuple[MainBuffer, ...]
+
+
+def zero_bias(channels: int) -> NDArray[np.int64]:
+    """Accumulator terms of a layer without bias."""
+    return np.zeros(channels, np.int64)

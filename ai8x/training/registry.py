@@ -1,0 +1,242 @@
+"""Finds models and data sets by name: the bundled ones and plug-in folders in the conventions of ai8x-training.
+
+A plug-in is a Python file with a list ``models`` or ``datasets`` at its end. A file that fails to import is left out
+and reported; the others still work. Start at `find_model` and `find_dataset`.
+
+Source: spec/ai8x-training.md section 11.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+import ai8x
+from ai8x.errors import Diagnostic, Source, UserError, user_error
+from ai8x.training.data import DataSpec, DatasetSamples, LoaderArguments, Parts, validation_indices
+from ai8x.training.digits import DIGITS
+from ai8x.training.torchvision_sets import TORCHVISION_SETS
+
+BUNDLED_ROOT = Path(ai8x.__file__).resolve().parents[1]
+"""The folder that holds `models` and `policies`: the repository, or where pip installed them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One entry of a ``models`` list.
+
+    Args:
+        name: as ``--model`` names it, lower case.
+        min_input: least width; narrower 2-D data is padded by the first layer.
+        dim: 1 for sequences, 2 for images.
+        factory: makes the model from keyword arguments.
+        origin: the file it was found in.
+    """
+
+    name: str
+    min_input: int
+    dim: int
+    factory: Callable[..., nn.Module]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """What was found in all folders, and which files could not be read."""
+
+    models: Mapping[str, ModelSpec]
+    datasets: Mapping[str, DataSpec]
+    problems: tuple[Diagnostic, ...]
+
+
+def discover(models_path: str | None = None, datasets_path: str | None = None) -> Catalogue:
+    """Everything that can be named: bundled models and data sets, then the plug-in folders, which win.
+
+    Args:
+        models_path: folder with further model files.
+        datasets_path: folder with further data-set files.
+
+    Raises:
+        UserError: E0602 where a folder does not exist.
+    """
+    problems: list[Diagnostic] = []
+    models: dict[str, ModelSpec] = {}
+    datasets = {spec.name: spec for spec in (DIGITS, *TORCHVISION_SETS)}
+    for folder in (BUNDLED_ROOT / "models", *_plugin_folder(models_path, "--models-path")):
+        for module in _load_folder(folder, problems):
+            models.update((spec.name, spec) for spec in _model_specs(module, problems))
+    for folder in _plugin_folder(datasets_path, "--datasets-path"):
+        for module in _load_folder(folder, problems):
+            datasets.update((spec.name, spec) for spec in _data_specs(module, problems))
+    return Catalogue(models=models, datasets=datasets, problems=tuple(problems))
+
+
+def find_model(catalogue: Catalogue, name: str) -> ModelSpec:
+    """The model of a name, in any case.
+
+    Raises:
+        UserError: E0603, with the nearest name.
+    """
+    spec = catalogue.models.get(name.lower())
+    if spec is None:
+        raise _unknown("E0603", "model", name, catalogue.models, catalogue.problems)
+    return spec
+
+
+def find_dataset(catalogue: Catalogue, name: str) -> DataSpec:
+    """The data set of a name; case matters, as ai8x-training has it.
+
+    Raises:
+        UserError: E0604, with the nearest name.
+    """
+    spec = catalogue.datasets.get(name)
+    if spec is None:
+        raise _unknown("E0604", "data set", name, catalogue.datasets, catalogue.problems)
+    return spec
+
+
+def create_model(spec: ModelSpec, data: DataSpec, *, use_bias: bool) -> nn.Module:
+    """A model in float mode for a data set; the keyword arguments are those of ai8x-training.
+
+    Raises:
+        UserError: E0605 where the data has another number of dimensions than the model takes.
+    """
+    shape = data.input_shape
+    dim = len(shape) - 1
+    if spec.dim != dim:
+        raise user_error("E0605", f"model '{spec.name}' takes {spec.dim}-D data, data set '{data.name}' is {dim}-D",
+                         found=f"input shape {shape}", allowed=f"{spec.dim + 1} numbers",
+                         help="choose a model for this data with --model NAME (--list-models shows all)")
+    dimensions = (shape[1], 1) if dim == 1 else (shape[1], shape[2])
+    arguments: dict[str, Any] = {
+        "pretrained": False, "num_classes": data.num_classes, "num_channels": shape[0], "dimensions": dimensions,
+        "bias": use_bias, "weight_bits": None, "bias_bits": None, "quantize_activation": False,
+    }
+    if dim == 2 and shape[2] < spec.min_input:
+        arguments["padding"] = (spec.min_input - shape[2] + 1) // 2
+    return spec.factory(**arguments)
+
+
+def resolve_bundled(path: str) -> Path:
+    """A file as typed, or, where that does not exist, the bundled one of the same relative name."""
+    typed = Path(path)
+    if not typed.exists() and not typed.is_absolute() and (BUNDLED_ROOT / typed).is_file():
+        return BUNDLED_ROOT / typed
+    return typed
+
+
+def _plugin_folder(path: str | None, option: str) -> tuple[Path, ...]:
+    if path is None:
+        return ()
+    if not Path(path).is_dir():
+        raise user_error("E0602", f"the plug-in folder of {option} does not exist", source=Source(file=path),
+                         help=f"give {option} a folder with Python files")
+    return (Path(path),)
+
+
+def _load_folder(folder: Path, problems: list[Diagnostic]) -> Iterable[ModuleType]:
+    if folder.is_dir():
+        for path in sorted(folder.glob("*.py")):
+            module = _load_file(path, problems)
+            if module is not None:
+                yield module
+
+
+def _load_file(path: Path, problems: list[Diagnostic]) -> ModuleType | None:
+    spec = importlib.util.spec_from_file_location(f"ai8x_plugin_{path.parent.name}_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling look modules up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001  a plug-in is foreign code: one broken file must not stop the others
+        del sys.modules[spec.name]
+        problems.append(Diagnostic(code="E0606", level="warning", message="the plug-in file was left out",
+                                   source=Source(file=str(path)), found=f"{type(error).__name__}: {error}",
+                                   help="repair the file, or move it out of the folder"))
+        return None
+    return module
+
+
+def _entries(module: ModuleType, key: str, problems: list[Diagnostic]) -> Iterable[dict[str, Any]]:
+    for entry in getattr(module, key, ()):
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            yield entry
+        else:
+            problems.append(_bad_entry(module, key, f"{entry!r:.80}", "a dictionary with a name"))
+
+
+def _bad_entry(module: ModuleType, key: str, found: str, allowed: str) -> Diagnostic:
+    return Diagnostic(code="E0607", level="warning", message=f"an entry of the list '{key}' was left out",
+                      source=Source(file=str(module.__file__)), found=found, allowed=allowed,
+                      help="see the manual, 'own models and data sets'")
+
+
+def _model_specs(module: ModuleType, problems: list[Diagnostic]) -> Iterable[ModelSpec]:
+    for entry in _entries(module, "models", problems):
+        factory = getattr(module, entry["name"], None)
+        if not callable(factory):
+            problems.append(_bad_entry(module, "models", entry["name"], "the name of a function in the same file"))
+            continue
+        yield ModelSpec(name=entry["name"].lower(), min_input=int(entry.get("min_input", 1)),
+                        dim=int(entry.get("dim", 2)), factory=factory, origin=str(module.__file__))
+
+
+def _data_specs(module: ModuleType, problems: list[Diagnostic]) -> Iterable[DataSpec]:
+    for entry in _entries(module, "datasets", problems):
+        missing = [key for key in ("input", "output", "loader") if key not in entry]
+        unsupported = [key for key in ("regression", "collate") if entry.get(key)]
+        if missing or unsupported or len(entry["output"]) < 2:
+            found = f"{entry['name']}: missing {missing}, not supported {unsupported}"
+            problems.append(_bad_entry(module, "datasets", found, "a classification set with input, output and loader"))
+            continue
+        yield DataSpec(name=entry["name"], input_shape=tuple(entry["input"]),
+                       labels=tuple(str(label) for label in entry["output"]),
+                       loader=_PluginLoader(entry["name"], entry["loader"]),
+                       class_weights=tuple(entry["weight"]) if entry.get("weight") is not None else None,
+                       origin=str(module.__file__))
+
+
+@dataclass(frozen=True, slots=True)
+class _PluginLoader:
+    """Calls a plug-in's loader function and divides its training data."""
+
+    name: str
+    function: Callable[..., tuple[Any, Any]]
+
+    def __call__(self, args: LoaderArguments) -> Parts:
+        train, test = self.function((str(args.folder), args), load_train=True, load_test=True)
+        if train is None or test is None:
+            raise user_error("E0608", f"the loader of data set '{self.name}' gave no data",
+                             found=f"train {train!r:.40}, test {test!r:.40}", allowed="two torch data sets")
+        test_indices = range(1 if args.truncate_testset else len(test))
+        test_part = DatasetSamples(dataset=test, indices=test_indices, workers=args.workers)
+        fixed = getattr(train, "valid_indices", None)
+        if fixed is not None:
+            chosen = {int(i) for i in fixed}
+            validation_numbers = sorted(chosen)
+            train_numbers = [i for i in range(len(train)) if i not in chosen]
+        else:
+            train_numbers, validation_numbers = validation_indices(len(train), args.validation_split)
+        train_part = DatasetSamples(dataset=train, indices=train_numbers, workers=args.workers)
+        if not validation_numbers:
+            return Parts(train=train_part, validation=test_part, test=test_part)
+        validation_part = DatasetSamples(dataset=train, indices=validation_numbers, workers=args.workers)
+        return Parts(train=train_part, validation=validation_part, test=test_part)
+
+
+def _unknown(code: str, what: str, name: str, known: Mapping[str, object], problems: tuple[Diagnostic, ...]) -> UserError:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    advice = f"did you mean '{near[0]}'?" if near else f"use one of the names that --list-{what.split()[0]}s prints"
+    error = Diagnostic(code=code, message=f"unknown {what} '{name}'", found=name, allowed=", ".join(sorted(known)),
+                       help=advice)
+    return UserError((error, *problems))
