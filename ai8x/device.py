@@ -37,6 +37,8 @@ _ENTRIES = (
     _Entry(name="k210", spellings=("k210",), module="ai8x.k210.device", attribute="K210"),
 )
 _PREFIXES = ("max", "ai")
+_ALLOWED = "MAX78000 (also AI85, 85, 78000) or K210"
+_HELP = "write MAX78000 or K210"
 
 
 def _find(name: str) -> _Entry | None:
@@ -65,11 +67,10 @@ def canonical_name(name: str) -> str:
     """
     entry = _find(name)
     if entry is None:
-        raise user_error("E0301", f"unknown device '{name}'", found=name, allowed="MAX78000 (also AI85, 85, 78000) or K210",
-                         help="write MAX78000 or K210")
+        raise user_error("E0301", f"unknown device '{name}'", found=name, allowed=_ALLOWED, help=_HELP)
     if not entry.module:
-        raise user_error("E0302", f"device {entry.name.upper()} is not supported yet", found=name,
-                         allowed="MAX78000 (also AI85, 85, 78000) or K210", help="write MAX78000 or K210")
+        raise user_error("E0302", f"device {entry.name.upper()} is not supported yet", found=name, allowed=_ALLOWED,
+                         help=_HELP)
     return entry.name
 
 

@@ -94,7 +94,7 @@ class KpuLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """Alignment in bytes of what the KPU fetches, for a writer. Source: section 4.1."""
+    """Alignment in bytes: what a writer uses, and the least that is seen in files which run. Source: section 4.1."""
 
     registers: int = 8
     weights: int = 128
@@ -103,6 +103,9 @@ class Alignment:
     file: int = 256
     body: int = 8
     dma: int = 8
+    least_weights: int = 8
+    least_batch_norm: int = 8
+    least_table: int = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -290,8 +290,9 @@ def _read_header(file: _File) -> tuple[int, ...]:
                          allowed="version 0x3 and arch 0x0")
     tables = _HEADER.size + _PAIR.size * (num_layers + num_outputs)
     if tables > len(data):
-        message = f"tables of {num_outputs} outputs and {num_layers} layers end at {tables:#x}, the file at {len(data):#x}"
-        raise file.error("E0702", message, found=f"{num_layers} layers", allowed="tables inside the file")
+        message = f"the tables of {num_outputs} outputs and {num_layers} layers end at {tables:#x}, outside the file"
+        raise file.error("E0702", message, found=f"end at {tables:#x}",
+                         allowed=f"end at {len(data):#x} or before")
     if not num_layers:
         raise file.error("E0704", "the model has no layer", found="0 layers", allowed="at least 1")
     return header

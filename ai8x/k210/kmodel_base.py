@@ -50,6 +50,13 @@ class LayerType(enum.IntEnum):
     K210_UPLOAD = 10243
 
 
+NON_STOCK_TYPES = frozenset({
+    LayerType.GLOBAL_MAX_POOL2D, LayerType.QUANTIZED_GLOBAL_MAX_POOL2D, LayerType.QUANTIZED_GLOBAL_AVERAGE_POOL2D,
+    LayerType.MAX_POOL2D, LayerType.QUANTIZED_AVERAGE_POOL2D, LayerType.QUANTIZED_FULLY_CONNECTED,
+    LayerType.QUANTIZED_TENSORFLOW_FLATTEN})
+"""Types at which the stock SDK stops; Sipeed's drivers know the last of them. Source: section 9."""
+
+
 class Act(enum.IntEnum):
     """Activation of a float layer."""
 
@@ -100,7 +107,9 @@ class Record:
 def frozen_array(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
     """The array in that dtype, read-only; values must survive the conversion."""
     given = np.asarray(array)
-    converted: NDArray[Any] = np.array(given, dtype, order="C", copy=True if given.flags.writeable else None)
+    converted: NDArray[Any] = np.ascontiguousarray(given, dtype)
+    if given.flags.writeable and np.shares_memory(given, converted):
+        converted = converted.copy()
     if given.dtype.kind in "iu" and not np.array_equal(given, converted):
         raise ValueError(f"values {given.min()} to {given.max()} do not fit {np.dtype(dtype)}")
     converted.flags.writeable = False

@@ -24,7 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from ai8x.errors import Diagnostic, UserError
-from ai8x.max7800x.program import InputBlock, PowerWrite, Program, RegisterWrite, UnloadItem
+from ai8x.max7800x.program import PowerWrite, Program, RegisterWrite, UnloadItem
 from ai8x.network.ir import Network
 
 SOURCE_FILES = ("cnn.c", "cnn.h", "weights.h", "sampledata.h", "sampleoutput.h", "softmax.c", "main.c")
@@ -99,15 +99,29 @@ def render_sources(program: Program, network: Network, options: CodegenOptions =
         spec/max78000-cnn.md section 9.1.
     """
     if options.timer is not None and not 0 <= options.timer <= MAX_TIMER:
-        raise UserError(Diagnostic(code="E0393", message=f"timer {options.timer} does not exist", found=str(options.timer),
-                                   allowed=f"0 to {MAX_TIMER}", help="write --timer 0"))
-    context = {**_common(program, network, options), **_network_view(program, network), **_code_view(program),
-               **_data_view(program), **_main_view(program, network, options)}
+        raise UserError(
+            Diagnostic(
+                code="E0393",
+                message=f"timer {options.timer} does not exist",
+                found=str(options.timer),
+                allowed=f"0 to {MAX_TIMER}",
+                help="write --timer 0",
+            )
+        )
+    context = {
+        **_common(program, network, options),
+        **_network_view(program, network),
+        **_code_view(program),
+        **_data_view(program),
+        **_main_view(program, network, options),
+    }
     environment = c_environment()
     return {name: environment.get_template(f"{name}.j2").render(context) for name in SOURCE_FILES}
 
 
-def write_project(program: Program, network: Network, folder: Path, options: CodegenOptions = CodegenOptions()) -> tuple[Path, ...]:
+def write_project(
+    program: Program, network: Network, folder: Path, options: CodegenOptions = CodegenOptions()
+) -> tuple[Path, ...]:
     """Write the C files into an existing or new folder.
 
     Args:
@@ -137,9 +151,14 @@ def c_environment() -> Environment:
 
     Everything that comes from files passes `c_identifier`, `comment_text` or `string_text` before it gets here.
     """
-    return Environment(  # noqa: S701 - the output is C, not HTML
-        loader=PackageLoader("ai8x.max7800x", "templates"), undefined=StrictUndefined, autoescape=False,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return Environment(
+        loader=PackageLoader("ai8x.max7800x", "templates"),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - the output is C, not HTML
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def c_identifier(text: str) -> str:
@@ -162,7 +181,7 @@ def hex_lines(words: Iterable[int] | NDArray[Any], *, digits: int = 8, per_line:
     """Numbers as ``0x...,`` separated text, a fixed count per line, each with a comma at its end."""
     values = words.tolist() if isinstance(words, np.ndarray) else list(words)
     texts = [f"0x{value:0{digits}x}," for value in values]
-    return [" ".join(texts[start: start + per_line]) for start in range(0, len(texts), per_line)]
+    return [" ".join(texts[start : start + per_line]) for start in range(0, len(texts), per_line)]
 
 
 def register_line(write: RegisterWrite, *, layer_name: str = "") -> str:
@@ -180,7 +199,10 @@ def register_line(write: RegisterWrite, *, layer_name: str = "") -> str:
 def _common(program: Program, network: Network, options: CodegenOptions) -> dict[str, Any]:
     shape = network.input_shape
     return {
-        "title": comment_text(network.name), "licence": LICENCE, "timer": options.timer, "uses_fifo": program.uses_fifo,
+        "title": comment_text(network.name),
+        "licence": LICENCE,
+        "timer": options.timer,
+        "uses_fifo": program.uses_fifo,
         "input_shape": f"{shape.channels} x {shape.height} x {shape.width}",
         "express": any(chunk.express for chunk in program.load_weights),
     }
@@ -192,18 +214,16 @@ def _network_view(program: Program, network: Network) -> dict[str, Any]:
         f"{layer.index:2} {comment_text(layer.name)}: {layer.op.value} to {layer.out_shape}, {layer.macs} operations"
         for layer in network.layers
     ]
-    outputs = [
-        f"{number}: {comment_text(item.name)}, {item.channels}x{item.height}x{item.width}, {item.bits} bits, offset {item.offset}"
-        for number, item in enumerate(program.unload)
-    ]
+    outputs = [f"{number}: {_item_text(item)}, offset {item.offset}" for number, item in enumerate(program.unload)]
     return {
-        "layer_table": table, "output_table": outputs, "outputs": program.unload,
+        "layer_table": table,
+        "output_table": outputs,
+        "outputs": program.unload,
         "total_macs": sum(layer.macs for layer in network.layers),
         "weight_bytes": sum(chunk.words.size for chunk in program.load_weights),
         "bias_bytes": sum(block.values.size for block in program.load_bias),
         "num_outputs": sum(item.num_values for item in program.unload),
         "output_words": program.output_bytes // 4,
-        "layer_names": {layer.index: layer.name for layer in network.layers},
     }
 
 
@@ -215,7 +235,8 @@ def _code_view(program: Program) -> dict[str, Any]:
         "init": [register_line(write) for write in program.init],
         "start": [register_line(write) for write in program.start],
         "acknowledge": [register_line(write) for write in program.acknowledge],
-        "first_ctrl": f"0x{program.start[-1].address:08x}", "start_bit": CNN_ENABLE_BIT,
+        "first_ctrl": f"0x{program.start[-1].address:08x}",
+        "start_bit": CNN_ENABLE_BIT,
         "unload": [_unload_view(number, item) for number, item in enumerate(program.unload)],
         "unload_widths": {bits: any(item.bits == bits for item in program.unload) for bits in (8, 32)},
     }
@@ -226,7 +247,8 @@ def _configure_view(writes: Sequence[RegisterWrite], names: Mapping[int, str]) -
     sections = []
     for (layer, quadrant), group in groupby(writes, key=lambda write: (write.layer, write.quadrant)):
         title = "Input FIFOs" if layer is None else f"Layer {layer} ({comment_text(names[layer])}), quadrant {quadrant}"
-        sections.append({"title": title, "lines": [register_line(write) for write in group]})
+        name = "" if layer is None else names[layer]
+        sections.append({"title": title, "lines": [register_line(write, layer_name=name) for write in group]})
     return sections
 
 
@@ -240,6 +262,10 @@ def _power_line(write: PowerWrite) -> str:
     return f"MXC_GCFR->{member} = 0x{write.value:x}; /* {write.doc} */"
 
 
+def _item_text(item: UnloadItem) -> str:
+    return f"{comment_text(item.name)}, {item.channels}x{item.height}x{item.width}, {item.bits} bits per value"
+
+
 def _unload_view(number: int, item: UnloadItem) -> dict[str, Any]:
     lines = [f"{{ 0x{group.address:08x}, 0x{group.lanes:x}, {group.channel} }}," for group in item.groups]
     call = "unload_bytes" if item.bits == 8 else "unload_words"
@@ -248,7 +274,7 @@ def _unload_view(number: int, item: UnloadItem) -> dict[str, Any]:
         target = f"(uint8_t *)({target})" if item.offset else "(uint8_t *)out_buf"
     pixels = item.height * item.width
     return {
-        "comment": f"Output {number}: {comment_text(item.name)}, {item.channels}x{item.height}x{item.width}, {item.bits} bits per value",
+        "comment": f"Output {number}: {_item_text(item)}",
         "lines": lines,
         "call": f"{call}(unload_{number}, {len(item.groups)}, {pixels}, {item.pixel_step}, {target});",
     }
@@ -264,13 +290,26 @@ def _data_view(program: Program) -> dict[str, Any]:
     for block in program.expected:
         expected += [f"0x{block.address:08x}, 0x{block.mask:08x}, {block.values.size},", *hex_lines(block.values)]
     return {
-        "kernel_lines": kernels, "expected_lines": expected,
+        "kernel_lines": kernels,
+        "expected_lines": expected,
         "bias_blocks": [
-            {"quadrant": block.quadrant, "address": f"0x{block.address:08x}",
-             "lines": hex_lines(block.values, digits=2, per_line=BYTES_PER_LINE)} for block in program.load_bias],
+            {
+                "quadrant": block.quadrant,
+                "address": f"0x{block.address:08x}",
+                "lines": hex_lines(block.values, digits=2, per_line=BYTES_PER_LINE),
+            }
+            for block in program.load_bias
+        ],
         "input_blocks": [
-            {"name": block.name, "variable": block.name.lower(), "fifo": block.fifo, "address": f"0x{block.address:08x}",
-             "lines": hex_lines(block.words)} for block in program.load_input],
+            {
+                "name": block.name,
+                "variable": block.name.lower(),
+                "fifo": block.fifo,
+                "address": f"0x{block.address:08x}",
+                "lines": hex_lines(block.words),
+            }
+            for block in program.load_input
+        ],
     }
 
 
@@ -282,8 +321,11 @@ def _main_view(program: Program, network: Network, options: CodegenOptions) -> d
     boost = options.boost
     return {
         "configure": _configure_view(program.configure, {layer.index: layer.name for layer in network.layers}),
-        "known_answer": options.known_answer, "wfi": options.wfi, "compact": options.compact,
-        "debug_wait_s": options.debug_wait_s, "classifier": classifier,
+        "known_answer": options.known_answer,
+        "wfi": options.wfi,
+        "compact": options.compact,
+        "debug_wait_s": options.debug_wait_s,
+        "classifier": classifier,
         "labels": labels if program.unload and len(labels) == program.unload[0].num_values else [],
         "softmax_shift": 8 - final.weight_bits if final is not None and final.conv is not None else 0,
         "boost": {"port": f"MXC_GPIO{boost.port}", "pin": f"MXC_GPIO_PIN_{boost.pin}"} if boost else None,
@@ -314,8 +356,3 @@ def _input_statements(program: Program) -> list[str]:
         else:
             lines.append(f"fifo_put({fifo}, 0x{address:08x}, UINT32_C(0x{value:08x}));")
     return lines
-
-
-def input_variable(block: InputBlock) -> str:
-    """Name of the C array that holds an input block."""
-    return block.name.lower()

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ai8x.max7800x.geometry import HardwareLayer, HardwareOp
 from ai8x.max7800x.kernels import LayerKernels
+
+if TYPE_CHECKING:
+    from ai8x.max7800x.simulator_layer import LayerGeometry
 
 START_CYCLES = 1
 """Cycles of a network before its first layer; section 8.1."""
@@ -129,14 +133,60 @@ def work_from_layer(layer: HardwareLayer, kernels: LayerKernels | None) -> Layer
     if not layer.is_conv and layer.out_passes > 1 and layer.is_pooled:
         passes = 2 * passes - 1
     return LayerWork(
-        passes=passes, operands=layer.operands, pool_pixels=layer.pool_rows * layer.pool_columns,
-        pooled_rows=transposed * layer.pooled_rows, pooled_columns=transposed * layer.pooled_columns,
+        passes=passes,
+        operands=layer.operands,
+        pool_pixels=layer.pool_rows * layer.pool_columns,
+        pooled_rows=transposed * layer.pooled_rows,
+        pooled_columns=transposed * layer.pooled_columns,
         out_columns=layer.pooled_columns if layer.flatten else layer.out_columns,
-        kernel_rows=layer.kernel_rows, kernel_columns=layer.kernel_columns,
-        pad_rows=layer.pad_rows, pad_columns=layer.pad_columns,
-        slots=layer.num_slots if layer.is_conv else layer.out_channels, transfer_cycles=layer.transfer_cycles_per_pixel,
-        start_word=kernels.start_word if kernels else 0, combine_first=layer.combines_first,
-        long_flatten=layer.is_long_flatten, is_conv=layer.is_conv, streaming=layer.streaming,
+        kernel_rows=layer.kernel_rows,
+        kernel_columns=layer.kernel_columns,
+        pad_rows=layer.pad_rows,
+        pad_columns=layer.pad_columns,
+        slots=layer.num_slots if layer.is_conv else layer.out_channels,
+        transfer_cycles=layer.transfer_cycles_per_pixel,
+        start_word=kernels.start_word if kernels else 0,
+        combine_first=layer.combines_first,
+        long_flatten=layer.is_long_flatten,
+        is_conv=layer.is_conv,
+        streaming=layer.streaming,
+    )
+
+
+def work_from_geometry(geometry: LayerGeometry) -> LayerWork:
+    """The work of a layer as its registers describe it.
+
+    The registers hold the product of passes and pixels of a flattened input, and the rows times the passes of an
+    emulated element-wise operation: the cycle count is the same, but for a flattened layer of one pass with a single
+    output, where the formula's extra cycle per row cannot be seen.
+
+    Args:
+        geometry: decoded by the simulator.
+    """
+    scale = 2 if geometry.transposed else 1
+    is_conv = geometry.kind == "conv"
+    is_pooled = geometry.pool_height > 1 or geometry.pool_width > 1
+    passes = geometry.passes
+    if not is_conv and geometry.output_passes > 1 and is_pooled:
+        passes = 2 * passes - 1
+    return LayerWork(
+        passes=passes,
+        operands=geometry.operands,
+        pool_pixels=geometry.pool_height * geometry.pool_width,
+        pooled_rows=scale * geometry.pooled_height,
+        pooled_columns=scale * geometry.pooled_width,
+        out_columns=geometry.out_width,
+        kernel_rows=geometry.kernel_height,
+        kernel_columns=geometry.kernel_width,
+        pad_rows=geometry.pad_rows,
+        pad_columns=geometry.pad_columns,
+        slots=geometry.slots if is_conv else 1,
+        transfer_cycles=geometry.tscnt_max + 1,
+        start_word=geometry.weight_start,
+        combine_first=geometry.operands > 1 and is_pooled and not geometry.pool_before_ewise,
+        long_flatten=geometry.flatten_en,
+        is_conv=is_conv,
+        streaming=geometry.streaming,
     )
 
 
@@ -167,8 +217,12 @@ def _conv_cycles(work: LayerWork) -> int:
     output = work.passes * work.out_columns * work.slots + int(work.slots == 1 and work.passes == 1)
     fill_rows = work.kernel_rows - 1 - pad_rows
     return (
-        int(work.long_flatten) + _preload_cycles(work) + pad_rows * top_row + fill_rows * fill_row
-        + (data_row + output) * (work.pooled_rows - fill_rows) + pad_rows * (bottom_row + output)
+        int(work.long_flatten)
+        + _preload_cycles(work)
+        + pad_rows * top_row
+        + fill_rows * fill_row
+        + (data_row + output) * (work.pooled_rows - fill_rows)
+        + pad_rows * (bottom_row + output)
     )
 
 

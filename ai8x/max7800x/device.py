@@ -25,6 +25,11 @@ def _value(high: int, doc: str) -> tuple[Field, ...]:
     return (Field(name="value", low=0, high=high, doc=doc),)
 
 
+def _pointer(doc: str) -> tuple[Field, ...]:
+    """Fields of a register that holds a word pointer."""
+    return _value(_POINTER_BITS - 1, doc)
+
+
 def _flag(name: str, bit: int, doc: str) -> Field:
     return Field(name=name, low=bit, high=bit, doc=doc)
 
@@ -88,15 +93,15 @@ TEST = Register(name="TEST", offset=0x00C, doc="memory self test and clearing", 
     *(field for i, memory in enumerate(_MEMORIES) for field in (
         _flag(f"run_{memory}", 2 * i, f"start the self test of the {memory} memory"),
         _flag(f"zero_{memory}", 2 * i + 1, f"start clearing the {memory} memory"))),
-    *(_flag(f"fail_{memory}", 14 + i, f"self test of the {memory} memory failed") for i, memory in enumerate(_MEMORIES)),
-    *(_flag(f"run_done_{memory}", 18 + i, f"self test of the {memory} memory ended") for i, memory in enumerate(_MEMORIES)),
-    *(_flag(f"zero_done_{memory}", 22 + i, f"clearing of the {memory} memory ended") for i, memory in enumerate(_MEMORIES)),
+    *(_flag(f"fail_{memory}", 14 + i, f"{memory} memory: self test failed") for i, memory in enumerate(_MEMORIES)),
+    *(_flag(f"run_done_{memory}", 18 + i, f"{memory} memory: self test ended") for i, memory in enumerate(_MEMORIES)),
+    *(_flag(f"zero_done_{memory}", 22 + i, f"{memory} memory: clearing ended") for i, memory in enumerate(_MEMORIES)),
     _flag("any_fail", 26, "a self test failed"),
     _flag("run_complete", 27, "self tests ended"),
     _flag("zero_complete", 28, "clearing ended"),
 ))
 IFRM = Register(name="IFRM", offset=0x990, doc="input frame size", source="section 2.1", fields=(
-    Field(name="value", low=0, high=19, doc="FIFO words of one frame (17 bits in the user guide, 20 in the reference)"),))
+    Field(name="value", low=0, high=19, doc="FIFO words of one frame (user guide: 17 bits, reference: 20)"),))
 MLAT = Register(name="MLAT", offset=0x1000, access=_RO, doc="mlator read port", source="section 5.5",
                 fields=_value(31, "four consecutive pixels of one lane"))
 
@@ -122,11 +127,11 @@ ONED = _layer("ONED", 0x110, (
 PRCNT = _layer("PRCNT", 0x190, _value(3, "pool window rows - 1"), "pool rows")
 PCCNT = _layer("PCCNT", 0x210, _value(3, "pool window columns - 1"), "pool columns")
 STRIDE = _layer("STRIDE", 0x290, _value(3, "stride - 1"), "pool stride")
-WPTR_BASE = _layer("WPTR_BASE", 0x310, _value(_POINTER_BITS - 1, "instance << 13 | word"), "write pointer")
-WPTR_TOFF = _layer("WPTR_TOFF", 0x390, _value(_POINTER_BITS - 1, "write pointer step between time slots"), "write time slot offset")
-WPTR_MOFF = _layer("WPTR_MOFF", 0x410, _value(_POINTER_BITS - 1, "write pointer step between instances"), "write mask offset")
-WPTR_CHOFF = _layer("WPTR_CHOFF", 0x490, _value(_POINTER_BITS - 1, "write pointer step between output passes"), "write channel offset")
-RPTR_BASE = _layer("RPTR_BASE", 0x510, _value(_POINTER_BITS - 1, "word offset in the processor's own instance"), "read pointer")
+WPTR_BASE = _layer("WPTR_BASE", 0x310, _pointer("instance << 13 | word"), "write pointer")
+WPTR_TOFF = _layer("WPTR_TOFF", 0x390, _pointer("step between time slots"), "write pointer: time slot offset")
+WPTR_MOFF = _layer("WPTR_MOFF", 0x410, _pointer("step between instances"), "write pointer: mask offset")
+WPTR_CHOFF = _layer("WPTR_CHOFF", 0x490, _pointer("step between output passes"), "write pointer: channel offset")
+RPTR_BASE = _layer("RPTR_BASE", 0x510, _pointer("word offset in the processor's own instance"), "read pointer")
 LCTRL0 = _layer("LCTRL0", 0x590, (
     Field(name="sslave", low=0, high=3, doc="always 0"),
     _flag("mslave", 4, "always 0"),
@@ -165,13 +170,15 @@ POST = _layer("POST", 0x790, (
     _flag("flatten_en", 27, "flatten with 17 or more positions"),
     _flag("deconv_en", 28, "transposed convolution"),
 ), "post processing")
-STRM0 = _stream("STRM0", 0x810, (Field(name="start", low=0, high=13, doc="input words before the layer starts"),), "stream start")
+STRM0 = _stream("STRM0", 0x810, (
+    Field(name="start", low=0, high=13, doc="input words before the layer starts"),), "stream start")
 STRM1 = _stream("STRM1", 0x890, (
     Field(name="invol", low=0, high=3, doc="input passes of all earlier layers"),
     Field(name="delta1", low=4, high=8, doc="input words between two columns"),
     Field(name="delta2", low=16, high=27, doc="input words between two rows"),
 ), "stream deltas")
-FBUF = _stream("FBUF", 0x910, (Field(name="rollover", low=0, high=16, doc="words of the layer's circular input buffer"),), "stream buffer")
+FBUF = _stream("FBUF", 0x910, (
+    Field(name="rollover", low=0, high=16, doc="words of the layer's circular input buffer"),), "stream buffer")
 LCTRL1 = _layer("LCTRL1", 0xA10, (
     Field(name="inpchexp", low=0, high=3, doc="input passes - 1"),
     Field(name="wptr_inc", low=4, high=7, doc="write pointer step per pixel - 1"),
@@ -181,8 +188,8 @@ LCTRL1 = _layer("LCTRL1", 0xA10, (
 GLOBAL_REGISTERS = (CTRL, SRAM, LCNT_MAX, TEST, IFRM, MLAT)
 """Registers that a quadrant has once (section 2.1)."""
 
-LAYER_REGISTERS = (RCNT, CCNT, ONED, PRCNT, PCCNT, STRIDE, WPTR_BASE, WPTR_TOFF, WPTR_MOFF, WPTR_CHOFF, RPTR_BASE, LCTRL0,
-                   MCNT, TPTR, EN, POST, LCTRL1)
+LAYER_REGISTERS = (RCNT, CCNT, ONED, PRCNT, PCCNT, STRIDE, WPTR_BASE, WPTR_TOFF, WPTR_MOFF, WPTR_CHOFF, RPTR_BASE,
+                   LCTRL0, MCNT, TPTR, EN, POST, LCTRL1)
 """Registers that a quadrant has once per layer (section 2.2)."""
 
 STREAM_REGISTERS = (STRM0, STRM1, FBUF)
@@ -219,8 +226,8 @@ AOD_BLOCK = RegisterBlock(name="AOD", registers=(AOD_CTRL,))
 
 FAST_FIFO_CR = Register(name="FAST_FIFO_CR", offset=0x0, doc="fast FIFO control", source="section 2.1", fields=(
     Field(name="threshold", low=4, high=7, doc="threshold; 10 is used"),))
-FAST_FIFO_SR = Register(name="FAST_FIFO_SR", offset=0x4, access=_RO, doc="fast FIFO status", source="section 2.1", fields=(
-    _flag("full", 1, "poll before each write to DR"),))
+FAST_FIFO_SR = Register(name="FAST_FIFO_SR", offset=0x4, access=_RO, doc="fast FIFO status", source="section 2.1",
+                        fields=(_flag("full", 1, "poll before each write to DR"),))
 FAST_FIFO_IE = Register(name="FAST_FIFO_IE", offset=0x8, doc="interrupt enables; written 0", source="section 2.1",
                         fields=_value(31, "UNVERIFIED bits"))
 FAST_FIFO_IS = Register(name="FAST_FIFO_IS", offset=0xC, doc="interrupt status", source="section 1",
@@ -232,11 +239,14 @@ FAST_FIFO_DMA = Register(name="FAST_FIFO_DMA", offset=0x14, doc="DMA control; no
 FAST_FIFO_BLOCK = RegisterBlock(name="FAST_FIFO", registers=(FAST_FIFO_CR, FAST_FIFO_SR, FAST_FIFO_IE, FAST_FIFO_IS,
                                                              FAST_FIFO_DR, FAST_FIFO_DMA))
 
-GCFR_REG0 = Register(name="GCFR_REG0", offset=0x0, doc="power enable", source="section 1.1", fields=_value(3, "one bit per quadrant"))
+GCFR_REG0 = Register(name="GCFR_REG0", offset=0x0, doc="power enable", source="section 1.1",
+                     fields=_value(3, "one bit per quadrant"))
 GCFR_REG1 = Register(name="GCFR_REG1", offset=0x4, doc="mask memory power enable", source="section 1.1",
                      fields=_value(3, "one bit per quadrant"))
-GCFR_REG2 = Register(name="GCFR_REG2", offset=0x8, doc="isolation", source="section 1.1", fields=_value(3, "one bit per quadrant, 1 isolated"))
-GCFR_REG3 = Register(name="GCFR_REG3", offset=0xC, doc="reset", source="section 1.1", fields=_value(3, "one bit per quadrant, 1 in reset"))
+GCFR_REG2 = Register(name="GCFR_REG2", offset=0x8, doc="isolation", source="section 1.1",
+                     fields=_value(3, "one bit per quadrant, 1 isolated"))
+GCFR_REG3 = Register(name="GCFR_REG3", offset=0xC, doc="reset", source="section 1.1",
+                     fields=_value(3, "one bit per quadrant, 1 in reset"))
 GCFR_BLOCK = RegisterBlock(name="GCFR", registers=(GCFR_REG0, GCFR_REG1, GCFR_REG2, GCFR_REG3))
 
 GCR_RST0 = Register(name="GCR_RST0", offset=0x4, access=_WO, doc="peripheral reset (other bits: other peripherals)",
@@ -246,8 +256,8 @@ GCR_PCLKDIV = Register(name="GCR_PCLKDIV", offset=0x18, doc="peripheral clock di
     Field(name="cnnclkdiv", low=14, high=16, doc="0 /2, 1 /4, 2 /8, 3 /16, 4 /1"),
     _flag("cnnclksel", 17, "0 PCLK, 1 ISO"),
 ))
-GCR_PCLKDIS0 = Register(name="GCR_PCLKDIS0", offset=0x24, doc="peripheral clock disable (other bits: other peripherals)",
-                        source="section 1.1", fields=(_flag("cnn", 25, "1 stops the accelerator's clock"),))
+GCR_PCLKDIS0 = Register(name="GCR_PCLKDIS0", offset=0x24, source="section 1.1",
+                        doc="peripheral clock disable (other bits: other peripherals)", fields=(_flag("cnn", 25, "1 stops the accelerator's clock"),))
 GCR_BLOCK = RegisterBlock(name="GCR", registers=(GCR_RST0, GCR_PCLKDIV, GCR_PCLKDIS0))
 
 
@@ -444,8 +454,19 @@ class Max7800x:
 
 
 MAX78000 = Max7800x(
-    name="max78000", geometry=Geometry(), limits=Limits(), interrupts=Interrupts(), quadrant=QUADRANT_BLOCK, fifo=FIFO_BLOCK,
-    fast_fifo=FAST_FIFO_BLOCK, aod=AOD_BLOCK, gcfr=GCFR_BLOCK, gcr=GCR_BLOCK, clock_hz=50_000_000, sram_setting=0x40E,
-    fifo_setting=0x908, fast_fifo_setting=0xA0,
+    name="max78000",
+    geometry=Geometry(),
+    limits=Limits(),
+    interrupts=Interrupts(),
+    quadrant=QUADRANT_BLOCK,
+    fifo=FIFO_BLOCK,
+    fast_fifo=FAST_FIFO_BLOCK,
+    aod=AOD_BLOCK,
+    gcfr=GCFR_BLOCK,
+    gcr=GCR_BLOCK,
+    clock_hz=50_000_000,
+    sram_setting=0x40E,
+    fifo_setting=0x908,
+    fast_fifo_setting=0xA0,
 )
 """The MAX78000 (die 85)."""

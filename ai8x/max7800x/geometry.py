@@ -30,7 +30,7 @@ class HardwareOp(enum.Enum):
     CONV1D = "Conv1d"
     CONV2D = "Conv2d"
     CONV_TRANSPOSE2D = "ConvTranspose2d"
-    PASS = "Passthrough"
+    PASS = "Passthrough"  # noqa: S105 (an operator, not a secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,7 +150,7 @@ class HardwareLayer:
 
     @property
     def weight_bits(self) -> int:
-        """q."""
+        """Weight width (q)."""
         return self.layer.weight_bits
 
     @property
@@ -160,7 +160,7 @@ class HardwareLayer:
 
     @property
     def write_gap(self) -> int:
-        """gap."""
+        """Words skipped after every word written (gap)."""
         return self.placement.write_gap
 
     @property
@@ -319,22 +319,42 @@ def _describe(layer: Layer, place: LayerPlacement, *, fifo_input: bool) -> Hardw
     conv = layer.conv or ConvSpec()
     bias = layer.bias if layer.bias is not None and layer.bias.any() else None
     return HardwareLayer(
-        layer=layer, placement=place, op=_hardware_op(layer.op), operands=layer.num_operands,
-        in_channels=layer.operand_shape.channels, out_channels=layer.out_shape.channels,
-        in_rows=layer.operand_shape.height, in_columns=layer.operand_shape.width,
-        pool_rows=layer.pool.window[0], pool_columns=layer.pool.window[1], pool_stride=layer.pool.stride[0],
-        pooled_rows=layer.pooled_shape.height, pooled_columns=layer.pooled_shape.width,
-        out_rows=layer.out_shape.height, out_columns=layer.out_shape.width,
-        kernel_rows=conv.kernel[0], kernel_columns=conv.kernel[1], pad_rows=conv.padding[0], pad_columns=conv.padding[1],
-        weights=_dense_weights(layer), bias=bias, flatten=layer.flatten, lead_pixels=0, surplus_pixels=0,
-        streaming=place.streaming, fifo_input=fifo_input,
+        layer=layer,
+        placement=place,
+        op=_hardware_op(layer.op),
+        operands=layer.num_operands,
+        in_channels=layer.operand_shape.channels,
+        out_channels=layer.out_shape.channels,
+        in_rows=layer.operand_shape.height,
+        in_columns=layer.operand_shape.width,
+        pool_rows=layer.pool.window[0],
+        pool_columns=layer.pool.window[1],
+        pool_stride=layer.pool.stride[0],
+        pooled_rows=layer.pooled_shape.height,
+        pooled_columns=layer.pooled_shape.width,
+        out_rows=layer.out_shape.height,
+        out_columns=layer.out_shape.width,
+        kernel_rows=conv.kernel[0],
+        kernel_columns=conv.kernel[1],
+        pad_rows=conv.padding[0],
+        pad_columns=conv.padding[1],
+        weights=_dense_weights(layer),
+        bias=bias,
+        flatten=layer.flatten,
+        lead_pixels=0,
+        surplus_pixels=0,
+        streaming=place.streaming,
+        fifo_input=fifo_input,
     )
 
 
 def _hardware_op(op: Op) -> HardwareOp:
     return {
-        Op.CONV1D: HardwareOp.CONV1D, Op.CONV2D: HardwareOp.CONV2D, Op.LINEAR: HardwareOp.CONV2D,
-        Op.CONV_TRANSPOSE2D: HardwareOp.CONV_TRANSPOSE2D, Op.PASSTHROUGH: HardwareOp.PASS,
+        Op.CONV1D: HardwareOp.CONV1D,
+        Op.CONV2D: HardwareOp.CONV2D,
+        Op.LINEAR: HardwareOp.CONV2D,
+        Op.CONV_TRANSPOSE2D: HardwareOp.CONV_TRANSPOSE2D,
+        Op.PASSTHROUGH: HardwareOp.PASS,
     }[op]
 
 
@@ -352,7 +372,7 @@ def _dense_weights(layer: Layer) -> NDArray[Any] | None:
     per_group = out_channels // conv.groups
     for group in range(conv.groups):
         rows = slice(group * per_group, (group + 1) * per_group)
-        dense[rows, group * share: (group + 1) * share] = weights[rows]
+        dense[rows, group * share : (group + 1) * share] = weights[rows]
     return dense
 
 
@@ -400,11 +420,23 @@ def _dilated_rows(hardware: HardwareLayer) -> HardwareLayer:
     weights = None
     if hardware.weights is not None:
         weights = np.zeros((*hardware.weights.shape[:2], 3, 3), dtype=np.int64)
-        weights[:, :, 3 - kernel:, 1] = hardware.weights[..., 0]
+        weights[:, :, 3 - kernel :, 1] = hardware.weights[..., 0]
     return replace(
-        hardware, op=HardwareOp.CONV2D, weights=weights, kernel_rows=3, kernel_columns=3, pad_rows=1, pad_columns=1,
-        in_rows=rows, in_columns=dilation, pooled_rows=rows, pooled_columns=dilation, out_rows=rows, out_columns=dilation,
-        lead_pixels=dilation if kernel == 3 else 0, surplus_pixels=rows * dilation - hardware.layer.out_shape.height,
+        hardware,
+        op=HardwareOp.CONV2D,
+        weights=weights,
+        kernel_rows=3,
+        kernel_columns=3,
+        pad_rows=1,
+        pad_columns=1,
+        in_rows=rows,
+        in_columns=dilation,
+        pooled_rows=rows,
+        pooled_columns=dilation,
+        out_rows=rows,
+        out_columns=dilation,
+        lead_pixels=dilation if kernel == 3 else 0,
+        surplus_pixels=rows * dilation - hardware.layer.out_shape.height,
     )
 
 

@@ -143,8 +143,9 @@ def plan_kernels(layers: Sequence[HardwareLayer], device: Max7800x, *, deduplica
         for processor, words in zip(set_bits(layer.processors), packed, strict=True):
             rows[processor, span] = words
             used[processor, span] = True
-    return KernelPlan(kernels=kernels, biases=biases, mask_rows=rows, mask_used=used,
-                      bias_bytes=_bias_image(biases, device))
+    return KernelPlan(
+        kernels=kernels, biases=biases, mask_rows=rows, mask_used=used, bias_bytes=_bias_image(biases, device)
+    )
 
 
 def allocate_kernels(
@@ -178,13 +179,19 @@ def allocate_kernels(
     for layer in sorted(owners, key=lambda owner: owner.processors != everywhere):
         num_words = mask_word_count(layer)
         start = _first_fit(used, layer, num_words, device)
-        used[list(set_bits(layer.processors)), start: start + num_words] = True
-        places[layer.index] = LayerKernels(index=layer.index, start_word=start, num_masks=mask_count(layer),
-                                           num_words=num_words)
+        used[list(set_bits(layer.processors)), start : start + num_words] = True
+        places[layer.index] = LayerKernels(
+            index=layer.index, start_word=start, num_masks=mask_count(layer), num_words=num_words
+        )
     for index, original in originals.items():
         place = places[original]
-        places[index] = LayerKernels(index=index, start_word=place.start_word, num_masks=place.num_masks,
-                                     num_words=place.num_words, shared_with=original)
+        places[index] = LayerKernels(
+            index=index,
+            start_word=place.start_word,
+            num_masks=place.num_masks,
+            num_words=place.num_words,
+            shared_with=original,
+        )
     return tuple(places.get(layer.index) for layer in layers)
 
 
@@ -288,9 +295,12 @@ def slot_channels(layer: HardwareLayer) -> NDArray[np.int64]:
     lanes = np.full(layer.slots_per_pass, -1, dtype=np.int64)
     for rank, processor in enumerate(set_bits(layer.output_processors)):
         lanes[processor - 4 * layer.first_instance] = rank
-    slots = np.concatenate([
-        np.where(lanes >= 0, lanes + out_pass * layer.out_channels_per_pass, -1) for out_pass in range(layer.out_passes)
-    ])[: layer.num_slots]
+    slots = np.concatenate(
+        [
+            np.where(lanes >= 0, lanes + out_pass * layer.out_channels_per_pass, -1)
+            for out_pass in range(layer.out_passes)
+        ]
+    )[: layer.num_slots]
     return np.where(slots < layer.out_channels, slots, -1)
 
 
@@ -303,20 +313,25 @@ def _first_fit(used: NDArray[np.bool_], layer: HardwareLayer, num_words: int, de
         if taken[start + num_words] == taken[start]:
             return start
     processor = lowest_bit(layer.processors)
-    raise UserError(Diagnostic(
-        code="E0410", message=f"{num_words} words of weights per processor do not fit the weight memory",
-        source=layer.placement.place_of("processors"), layer=layer.name, layer_index=layer.index,
-        found=f"{int(busy.sum())} of {capacity} words are taken in the layer's processors (from processor {processor})",
-        allowed=f"{capacity} words of 72 bits per processor",
-        help=_less_weight_help(layer),
-    ))
+    raise UserError(
+        Diagnostic(
+            code="E0410",
+            message=f"{num_words} words of weights per processor do not fit the weight memory",
+            source=layer.placement.place_of("processors"),
+            layer=layer.name,
+            layer_index=layer.index,
+            found=f"{int(busy.sum())} of {capacity} words are taken from processor {processor} on",
+            allowed=f"{capacity} words of 72 bits per processor",
+            help=_less_weight_help(layer),
+        )
+    )
 
 
 def _less_weight_help(layer: HardwareLayer) -> str:
     """The next smaller weight width, where there is one."""
     if layer.weight_bits > 1:
         smaller = layer.weight_bits // 2
-        return f"write quantization: {smaller} and quantize the checkpoint for it, or use processors that other layers leave free"
+        return f"write quantization: {smaller} and quantize again, or use processors that other layers leave free"
     return "use processors that other layers leave free, or fewer channels"
 
 
@@ -325,8 +340,14 @@ def _weight_key(layer: HardwareLayer) -> Hashable | None:
     if layer.weights is None:
         return None
     lanes = layer.output_processors >> 4 * layer.first_instance
-    return (layer.processors, lanes, layer.weight_bits, layer.flatten_pixels, layer.weights.shape,
-            layer.weights.astype(np.int8).tobytes())
+    return (
+        layer.processors,
+        lanes,
+        layer.weight_bits,
+        layer.flatten_pixels,
+        layer.weights.shape,
+        layer.weights.astype(np.int8).tobytes(),
+    )
 
 
 def _originals(keys: Sequence[Hashable | None]) -> dict[int, int]:
@@ -400,12 +421,19 @@ def allocate_biases(
         quadrant = min(allowed[layer.index], key=lambda candidate: used[candidate])
         if used[quadrant] + len(entries) > device.geometry.bias_entries:
             raise UserError(_bias_overflow(layer, entries, used[quadrant], quadrant, device))
-        places[layer.index] = LayerBias(index=layer.index, quadrant=quadrant, start_entry=used[quadrant], values=entries)
+        places[layer.index] = LayerBias(
+            index=layer.index, quadrant=quadrant, start_entry=used[quadrant], values=entries
+        )
         used[quadrant] += len(entries)
     for index, original in originals.items():
         place = places[original]
-        places[index] = LayerBias(index=index, quadrant=place.quadrant, start_entry=place.start_entry,
-                                  values=place.values, shared_with=original)
+        places[index] = LayerBias(
+            index=index,
+            quadrant=place.quadrant,
+            start_entry=place.start_entry,
+            values=place.values,
+            shared_with=original,
+        )
     return tuple(places.get(layer.index) for layer in layers)
 
 
@@ -420,17 +448,26 @@ def _shared_biases(
     layers: Sequence[HardwareLayer], values: dict[int, NDArray[Any]], allowed: dict[int, tuple[int, ...]]
 ) -> dict[int, int]:
     """Equal entries with equal allowed quadrants share storage."""
-    return _originals([
-        (tuple(allowed[layer.index]), values[layer.index].tobytes()) if layer.index in values else None for layer in layers
-    ])
+    return _originals(
+        [
+            (tuple(allowed[layer.index]), values[layer.index].tobytes()) if layer.index in values else None
+            for layer in layers
+        ]
+    )
 
 
-def _bias_overflow(layer: HardwareLayer, entries: NDArray[Any], used: int, quadrant: int, device: Max7800x) -> Diagnostic:
+def _bias_overflow(
+    layer: HardwareLayer, entries: NDArray[Any], used: int, quadrant: int, device: Max7800x
+) -> Diagnostic:
     capacity = device.geometry.bias_entries
     return Diagnostic(
-        code="E0411", message=f"{len(entries)} bias entries do not fit the bias memory of quadrant {quadrant}",
-        source=layer.placement.place_of("bias_group"), layer=layer.name, layer_index=layer.index,
-        found=f"{used} of {capacity} entries are taken", allowed=f"{capacity} entries per quadrant, one quadrant per layer",
+        code="E0411",
+        message=f"{len(entries)} bias entries do not fit the bias memory of quadrant {quadrant}",
+        source=layer.placement.place_of("bias_group"),
+        layer=layer.name,
+        layer_index=layer.index,
+        found=f"{used} of {capacity} entries are taken",
+        allowed=f"{capacity} entries per quadrant, one quadrant per layer",
         help="use processors in more quadrants, or train the layer without bias",
     )
 

@@ -75,8 +75,13 @@ class LoweringPlan:
     kernels: KernelPlan
 
 
-def lower_network(network: Network, plan: LoweringPlan, sample: NDArray[Any], trace: Mapping[int, NDArray[Any]],
-                  options: LowerOptions = LowerOptions()) -> Program:
+def lower_network(
+    network: Network,
+    plan: LoweringPlan,
+    sample: NDArray[Any],
+    trace: Mapping[int, NDArray[Any]],
+    options: LowerOptions = LowerOptions(),
+) -> Program:
     """The complete program for one network and one sample.
 
     Args:
@@ -98,8 +103,14 @@ def lower_network(network: Network, plan: LoweringPlan, sample: NDArray[Any], tr
     """
     _refuse_fast_fifo(plan.placement)
     source = LoweringInput(
-        device=plan.device, layers=plan.layers, placement=plan.placement, kernels=plan.kernels,
-        quadrants=plan.placement.used_quadrants, express=options.express, write_zeros=options.write_zero_registers)
+        device=plan.device,
+        layers=plan.layers,
+        placement=plan.placement,
+        kernels=plan.kernels,
+        quadrants=plan.placement.used_quadrants,
+        express=options.express,
+        write_zeros=options.write_zero_registers,
+    )
     outputs = tuple(output_region(plan.layers[index]) for index in network.outputs)
     clock = ClockSetting(source=options.clock_source.name, divider=options.clock_divider)
     return Program(
@@ -109,7 +120,9 @@ def lower_network(network: Network, plan: LoweringPlan, sample: NDArray[Any], tr
         load_weights=kernel_chunks(plan.device, plan.kernels, express=options.express),
         load_bias=bias_blocks(plan.device, plan.kernels),
         configure=tuple(configure_writes(source)),
-        load_input=input_blocks(plan.device, plan.layers[0], sample) if NETWORK_INPUT in network.layers[0].inputs else (),
+        load_input=input_blocks(plan.device, plan.layers[0], sample)
+        if NETWORK_INPUT in network.layers[0].inputs
+        else (),
         start=tuple(start_writes(source)),
         acknowledge=tuple(acknowledge_writes(source)),
         expected=expected_blocks(plan.device, outputs, trace),
@@ -133,9 +146,15 @@ def enable_writes(device: Max7800x, quadrants: Sequence[int], options: LowerOpti
     everything = (1 << device.num_quadrants) - 1
     divider = dict(CLOCK_DIVIDER_CODES).get(options.clock_divider)
     if divider is None:
-        raise UserError(Diagnostic(
-            code="E0392", message=f"clock divider {options.clock_divider} does not exist", found=str(options.clock_divider),
-            allowed=", ".join(str(value) for value, _ in CLOCK_DIVIDER_CODES), help="write --clock-divider 1"))
+        raise UserError(
+            Diagnostic(
+                code="E0392",
+                message=f"clock divider {options.clock_divider} does not exist",
+                found=str(options.clock_divider),
+                allowed=", ".join(str(value) for value, _ in CLOCK_DIVIDER_CODES),
+                help="write --clock-divider 1",
+            )
+        )
     pclkdiv = device.gcr.register("GCR_PCLKDIV")
     return (
         _quadrant_power(device, "GCFR_REG3", everything, "hold every quadrant in reset"),
@@ -143,8 +162,13 @@ def enable_writes(device: Max7800x, quadrants: Sequence[int], options: LowerOpti
         _quadrant_power(device, "GCFR_REG0", used, "quadrant power"),
         _quadrant_power(device, "GCFR_REG2", everything & ~used, "isolate only what is not used"),
         _quadrant_power(device, "GCFR_REG3", 0, "end the reset"),
-        PowerWrite(address=pclkdiv.address(device.geometry.gcr_base), mask=pclkdiv.mask, register=pclkdiv.name,
-                   value=pclkdiv.encode(cnnclkdiv=divider, cnnclksel=options.clock_source.value), doc="clock source and divider"),
+        PowerWrite(
+            address=pclkdiv.address(device.geometry.gcr_base),
+            mask=pclkdiv.mask,
+            register=pclkdiv.name,
+            value=pclkdiv.encode(cnnclkdiv=divider, cnnclksel=options.clock_source.value),
+            doc="clock source and divider",
+        ),
         _clock_gate(device, disabled=False),
     )
 
@@ -177,9 +201,15 @@ def kernel_chunks(device: Max7800x, kernels: KernelPlan, *, express: bool) -> tu
         used = np.concatenate(([False], kernels.mask_used[processor], [False])).astype(np.int8)
         edges = np.flatnonzero(np.diff(used))
         for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            chunks.append(KernelChunk(
-                processor=processor, base=device.geometry.mask_address(processor), word=start,
-                words=kernels.mask_rows[processor, start:end], express=express))
+            chunks.append(
+                KernelChunk(
+                    processor=processor,
+                    base=device.geometry.mask_address(processor),
+                    word=start,
+                    words=kernels.mask_rows[processor, start:end],
+                    express=express,
+                )
+            )
     return tuple(chunks)
 
 
@@ -187,23 +217,41 @@ def bias_blocks(device: Max7800x, kernels: KernelPlan) -> tuple[BiasBlock, ...]:
     """Bias bytes of every quadrant that has any."""
     return tuple(
         BiasBlock(quadrant=quadrant, address=device.geometry.bias_address(quadrant), values=values)
-        for quadrant, values in enumerate(kernels.bias_bytes) if values.size)
+        for quadrant, values in enumerate(kernels.bias_bytes)
+        if values.size
+    )
 
 
 def _quadrant_power(device: Max7800x, name: str, value: int, doc: str) -> PowerWrite:
     register = device.gcfr.register(name)
-    return PowerWrite(address=register.address(device.geometry.gcfr_base), value=register.encode(value=value), mask=register.mask,
-                      register=name, doc=doc)
+    return PowerWrite(
+        address=register.address(device.geometry.gcfr_base),
+        value=register.encode(value=value),
+        mask=register.mask,
+        register=name,
+        doc=doc,
+    )
 
 
 def _clock_gate(device: Max7800x, *, disabled: bool) -> PowerWrite:
     register = device.gcr.register("GCR_PCLKDIS0")
-    return PowerWrite(address=register.address(device.geometry.gcr_base), value=register.encode(cnn=int(disabled)),
-                      mask=register.mask, register=register.name, doc="clock off" if disabled else "clock on")
+    return PowerWrite(
+        address=register.address(device.geometry.gcr_base),
+        value=register.encode(cnn=int(disabled)),
+        mask=register.mask,
+        register=register.name,
+        doc="clock off" if disabled else "clock on",
+    )
 
 
 def _refuse_fast_fifo(placement: Placement) -> None:
     if placement.fast_fifo:
-        raise UserError(Diagnostic(
-            code="E0391", message="the fast FIFO needs a program for the RISC-V core, which is not generated",
-            found="--fast-fifo", allowed="input through memory or through the FIFOs", help="write --fifo instead"))
+        raise UserError(
+            Diagnostic(
+                code="E0391",
+                message="the fast FIFO needs a program for the RISC-V core, which is not generated",
+                found="--fast-fifo",
+                allowed="input through memory or through the FIFOs",
+                help="write --fifo instead",
+            )
+        )

@@ -87,9 +87,16 @@ def output_region(hardware: HardwareLayer) -> OutputRegion:
     """The memory that a layer's true output occupies (surplus pixels excluded)."""
     shape = hardware.layer.out_shape
     return OutputRegion(
-        processors=hardware.output_processors, channels=shape.channels, height=shape.height, width=shape.width,
-        offset=hardware.placement.out_offset, bits=hardware.output_bits, write_gap=hardware.write_gap, name=hardware.name,
-        layer=hardware.index)
+        processors=hardware.output_processors,
+        channels=shape.channels,
+        height=shape.height,
+        width=shape.width,
+        offset=hardware.placement.out_offset,
+        bits=hardware.output_bits,
+        write_gap=hardware.write_gap,
+        name=hardware.name,
+        layer=hardware.index,
+    )
 
 
 def input_blocks(device: Max7800x, hardware: HardwareLayer, sample: NDArray[Any]) -> tuple[InputBlock, ...]:
@@ -108,15 +115,18 @@ def input_blocks(device: Max7800x, hardware: HardwareLayer, sample: NDArray[Any]
     """
     planes = _planes(hardware, sample)
     if hardware.placement.data_format is DataFormat.CHW:
-        return tuple(_planar_block(device, hardware, processor, planes[channel])
-                     for channel, processor in enumerate(set_bits(hardware.processors)))
+        return tuple(
+            _planar_block(device, hardware, processor, planes[channel])
+            for channel, processor in enumerate(set_bits(hardware.processors))
+        )
     per_instance = device.geometry.processors_per_instance
     instances = sorted({processor // per_instance for processor in set_bits(hardware.processors)})
     return tuple(_pixel_block(device, hardware, instance, planes) for instance in instances)
 
 
-def expected_blocks(device: Max7800x, regions: Iterable[OutputRegion],
-                    outputs: Mapping[int, NDArray[Any]]) -> tuple[ExpectedBlock, ...]:
+def expected_blocks(
+    device: Max7800x, regions: Iterable[OutputRegion], outputs: Mapping[int, NDArray[Any]]
+) -> tuple[ExpectedBlock, ...]:
     """The words that the outputs must leave in data memory, sorted by mask, then address; runs merged.
 
     Args:
@@ -136,11 +146,11 @@ def expected_blocks(device: Max7800x, regions: Iterable[OutputRegion],
     blocks: list[ExpectedBlock] = []
     for mask in sorted(words):
         addresses = np.array(sorted(words[mask]), np.int64)
-        values = np.array([words[mask][address] for address in addresses.tolist()], np.uint32)
+        values = np.array([words[mask][address] for address in addresses.tolist()], np.int64)
         breaks = np.flatnonzero(np.diff(addresses) != device.geometry.word_bytes) + 1
         starts = [0, *breaks.tolist()]
         for start, run in zip(starts, np.split(values, breaks), strict=True):
-            blocks.append(ExpectedBlock(address=int(addresses[start]), mask=mask, values=run))
+            blocks.append(ExpectedBlock(address=int(addresses[start]), mask=mask, values=run.astype(np.uint32)))
     return tuple(blocks)
 
 
@@ -154,9 +164,16 @@ def unload_items(device: Max7800x, regions: Iterable[OutputRegion]) -> tuple[Unl
     offset = 0
     for region in regions:
         item = UnloadItem(
-            name=region.name, layer=region.layer, channels=region.channels, height=region.height, width=region.width,
-            bits=region.bits, pixel_step=region.pixel_words * device.geometry.word_bytes, groups=_groups(device, region),
-            offset=offset)
+            name=region.name,
+            layer=region.layer,
+            channels=region.channels,
+            height=region.height,
+            width=region.width,
+            bits=region.bits,
+            pixel_step=region.pixel_words * device.geometry.word_bytes,
+            groups=_groups(device, region),
+            offset=offset,
+        )
         offset += item.size_bytes
         items.append(item)
     return tuple(items)
@@ -167,7 +184,7 @@ def _planes(hardware: HardwareLayer, sample: NDArray[Any]) -> NDArray[np.uint8]:
     layer = hardware.layer
     first, last = layer.in_crop
     if first or last:
-        sample = sample[:, first: sample.shape[1] - last]
+        sample = sample[:, first : sample.shape[1] - last]
     shape = layer.operand_shape
     if sample.size != shape.numel:
         raise ValueError(f"sample of shape {sample.shape} does not fit the input {shape} of layer '{hardware.name}'")
@@ -204,8 +221,9 @@ def _block(device: Max7800x, hardware: HardwareLayer, processor: int, words: NDA
         address = geometry.data_address(instance) + hardware.placement.in_offset
     else:
         address = geometry.fifo_data_address(fifo)
-    return InputBlock(name=f"SAMPLE_INPUT_{processor}", processor=processor, address=address,
-                      words=words.astype(np.uint32), fifo=fifo)
+    return InputBlock(
+        name=f"SAMPLE_INPUT_{processor}", processor=processor, address=address, words=words.astype(np.uint32), fifo=fifo
+    )
 
 
 def _lanes(device: Max7800x, region: OutputRegion) -> list[_Lane]:
@@ -220,8 +238,9 @@ def _lanes(device: Max7800x, region: OutputRegion) -> list[_Lane]:
     return lanes
 
 
-def _region_words(device: Max7800x, region: OutputRegion,
-                  values: NDArray[Any]) -> Iterable[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+def _region_words(
+    device: Max7800x, region: OutputRegion, values: NDArray[Any]
+) -> Iterable[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
     """(mask, addresses, words) of one output."""
     planes = values.reshape(region.channels, -1).astype(np.int64)
     steps = np.arange(region.num_pixels, dtype=np.int64) * region.pixel_words * device.geometry.word_bytes
@@ -244,6 +263,10 @@ def _groups(device: Max7800x, region: OutputRegion) -> tuple[UnloadGroup, ...]:
     for place in _lanes(device, region):
         lanes.setdefault((place.instance, place.word), []).append(place)
     return tuple(
-        UnloadGroup(address=device.geometry.data_address(instance, word), lanes=sum(1 << place.lane for place in places),
-                    channel=places[0].channel)
-        for (instance, word), places in lanes.items())
+        UnloadGroup(
+            address=device.geometry.data_address(instance, word),
+            lanes=sum(1 << place.lane for place in places),
+            channel=places[0].channel,
+        )
+        for (instance, word), places in lanes.items()
+    )

@@ -24,8 +24,7 @@ from ai8x.registers import Register
 Fields = dict[str, int]
 """Field name -> value of one register word."""
 
-ELTWISE_CODES: Mapping[Eltwise, int] = MappingProxyType(
-    {Eltwise.SUB: 0, Eltwise.ADD: 1, Eltwise.OR: 2, Eltwise.XOR: 3})
+ELTWISE_CODES: Mapping[Eltwise, int] = MappingProxyType({Eltwise.SUB: 0, Eltwise.ADD: 1, Eltwise.OR: 2, Eltwise.XOR: 3})
 """Values of ONED.ewise_func."""
 
 MASK_SIZE_CODES: Mapping[int, int] = MappingProxyType({8: 0, 1: 1, 2: 2, 4: 3})
@@ -78,16 +77,28 @@ class LoweringInput:
         return self.device.quadrant.register(name)
 
 
-def encode_write(register: Register, base: int, fields: Mapping[str, int], *, index: int = 0, layer: int | None = None,
-                 quadrant: int | None = None) -> RegisterWrite:
+def encode_write(
+    register: Register,
+    base: int,
+    fields: Mapping[str, int],
+    *,
+    index: int = 0,
+    layer: int | None = None,
+    quadrant: int | None = None,
+) -> RegisterWrite:
     """One register write.
 
     Raises:
         RegisterError: a value does not fit its field.
     """
     return RegisterWrite(
-        address=register.address(base, index), value=register.encode(**fields), register=register.name,
-        fields=MappingProxyType({name: value for name, value in fields.items() if value}), layer=layer, quadrant=quadrant)
+        address=register.address(base, index),
+        value=register.encode(**fields),
+        register=register.name,
+        fields=MappingProxyType({name: value for name, value in fields.items() if value}),
+        layer=layer,
+        quadrant=quadrant,
+    )
 
 
 def init_writes(source: LoweringInput) -> Iterator[RegisterWrite]:
@@ -114,8 +125,12 @@ def start_writes(source: LoweringInput) -> Iterator[RegisterWrite]:
     """
     fifo = source.placement.reads_fifo
     common = {
-        "clk_en": 1, "mexpress": int(source.express), "poolrnd": int(any(hw.layer.average_rounded for hw in source.layers)),
-        "stream_en": int(source.is_streaming), "fifo_en": int(fifo), "lilbuf": int(fifo and source.is_streaming),
+        "clk_en": 1,
+        "mexpress": int(source.express),
+        "poolrnd": int(any(hw.layer.average_rounded for hw in source.layers)),
+        "stream_en": int(source.is_streaming),
+        "fifo_en": int(fifo),
+        "lilbuf": int(fifo and source.is_streaming),
     }
     for quadrant in source.quadrants:
         waits = int(quadrant != source.first_quadrant)
@@ -157,7 +172,9 @@ def _quadrant_write(source: LoweringInput, name: str, quadrant: int, fields: Map
     return encode_write(source.quadrant_register(name), base, fields, quadrant=quadrant)
 
 
-def _layer_write(source: LoweringInput, name: str, quadrant: int, hardware: HardwareLayer, fields: Fields) -> RegisterWrite:
+def _layer_write(
+    source: LoweringInput, name: str, quadrant: int, hardware: HardwareLayer, fields: Fields
+) -> RegisterWrite:
     base = source.device.geometry.quadrant_registers(quadrant)
     register = source.quadrant_register(name)
     index = hardware.index if register.count > 1 else 0
@@ -227,7 +244,8 @@ def _count_fields(size: int, pad: int) -> Fields:
 def write_pointer(device: Max7800x, hardware: HardwareLayer, quadrant: int) -> int:
     """Global word pointer to the first output word (WPTR_BASE).
 
-    A convolution has one pointer for all quadrants; a pass layer writes within each quadrant.
+    A convolution has one pointer for all quadrants; a pass layer writes within each quadrant that holds output, and
+    points at instance 0 in the others.
     """
     geometry = device.geometry
     word = (hardware.placement.out_offset - hardware.lead_bytes) // geometry.word_bytes
@@ -235,7 +253,8 @@ def write_pointer(device: Max7800x, hardware: HardwareLayer, quadrant: int) -> i
         instance = hardware.first_instance
     else:
         own = quadrant_bits(device, hardware.output_processors, quadrant)
-        instance = geometry.instances_per_quadrant * quadrant + lowest_bit(own) // geometry.processors_per_instance
+        first = geometry.instances_per_quadrant * quadrant + lowest_bit(own) // geometry.processors_per_instance
+        instance = first if own else 0
     return instance << geometry.pointer_instance_shift | word
 
 
@@ -310,8 +329,11 @@ def _oned_fields(hardware: HardwareLayer, kernels: LayerKernels | None) -> Field
     }
     if hardware.layer.eltwise is not None:
         fields |= {
-            "ewise_en": 1, "ewise_func": ELTWISE_CODES[hardware.layer.eltwise], "prepool": int(hardware.pools_first),
-            "2d_conv": int(hardware.is_conv), "ewise_cnt": hardware.operands - 1,
+            "ewise_en": 1,
+            "ewise_func": ELTWISE_CODES[hardware.layer.eltwise],
+            "prepool": int(hardware.pools_first),
+            "2d_conv": int(hardware.is_conv),
+            "ewise_cnt": hardware.operands - 1,
         }
     return fields
 
@@ -343,7 +365,8 @@ def _post_fields(source: LoweringInput, hardware: HardwareLayer, quadrant: int) 
     layer = hardware.layer
     long_flatten = hardware.flatten and last_pass(hardware) >= source.device.limits.min_long_flatten
     fields: Fields = {
-        "scale_reg": abs(layer.output_shift), "scale_shft": int(layer.output_shift < 0),
+        "scale_reg": abs(layer.output_shift),
+        "scale_shft": int(layer.output_shift < 0),
         "xpmp_cnt": last_pass(hardware) >> 4 if long_flatten else 0,
         "mask_size": MASK_SIZE_CODES[hardware.weight_bits],
         "out_abs": int(layer.activation is Activation.ABS),

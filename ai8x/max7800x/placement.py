@@ -192,18 +192,20 @@ def place_network(
     processors = tuple(hint.processors or 0 for hint in hints)
     placed: list[LayerPlacement] = []
     for layer, hint in zip(network.layers, hints, strict=True):
-        placed.append(LayerPlacement(
-            processors=processors[layer.index],
-            output_processors=_output_processors(network, layer, hint, processors, options),
-            in_offset=_in_offset(layer, hint, placed),
-            out_offset=hint.out_offset or 0,
-            write_gap=hint.write_gap or 0,
-            data_format=DataFormat(hint.data_format) if hint.data_format else DataFormat.HWC,
-            streaming=bool(hint.streaming) and not options.ignore_streaming,
-            bias_group=tuple(hint.bias_group or ()),
-            sources=_with_output_map(network, layer, hint, options),
-            source=hint.source,
-        ))
+        placed.append(
+            LayerPlacement(
+                processors=processors[layer.index],
+                output_processors=_output_processors(network, layer, hint, processors, options),
+                in_offset=_in_offset(layer, hint, placed),
+                out_offset=hint.out_offset or 0,
+                write_gap=hint.write_gap or 0,
+                data_format=DataFormat(hint.data_format) if hint.data_format else DataFormat.HWC,
+                streaming=bool(hint.streaming) and not options.ignore_streaming,
+                bias_group=tuple(hint.bias_group or ()),
+                sources=_with_output_map(network, layer, hint, options),
+                source=hint.source,
+            )
+        )
     fifo = options.fifo or (not options.fast_fifo and any(layer.streaming for layer in placed))
     return Placement(layers=tuple(placed), fifo=fifo, fast_fifo=options.fast_fifo)
 
@@ -213,8 +215,12 @@ def _missing_processors(layer: Layer, hint: PlacementHint, device: Max7800x) -> 
     passes, share = channel_passes(channels, device.processors)
     value = format_map((1 << share) - 1)
     return Diagnostic(
-        code="E0310", message=f"no processors are given for {channels} input channels", source=hint.source, layer=layer.name,
-        layer_index=layer.index, found="no key 'processors'",
+        code="E0310",
+        message=f"no processors are given for {channels} input channels",
+        source=hint.source,
+        layer=layer.name,
+        layer_index=layer.index,
+        found="no key 'processors'",
         allowed=f"one enabled processor per input channel of a pass ({_passes(passes)}: {share})",
         help=f"write processors: {value}",
     )
@@ -259,7 +265,7 @@ def _share_of_reader(network: Network, layer: Layer, reader: Layer, processors: 
     start = 0
     for producer in reader.inputs[: reader.inputs.index(layer.index)]:
         start += network.shape_of(producer).channels
-    bits = set_bits(processors)[start: start + layer.out_shape.channels]
+    bits = set_bits(processors)[start : start + layer.out_shape.channels]
     return sum(1 << bit for bit in bits)
 
 

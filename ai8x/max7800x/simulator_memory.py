@@ -74,7 +74,11 @@ class DataMemory:
         """Origin of every byte of some words: 0 where defined, else a bus address; uint32 (words, lane)."""
         undefined = self.undefined[instance, word]
         numbers = np.arange(word.start, word.stop, word.step or 1, dtype=np.uint32)
-        own = np.uint32(_GEOMETRY.data_address(instance)) + numbers[:, None] * np.uint32(_LANES) + np.arange(_LANES, dtype=np.uint32)
+        own = (
+            np.uint32(_GEOMETRY.data_address(instance))
+            + numbers[:, None] * np.uint32(_LANES)
+            + np.arange(_LANES, dtype=np.uint32)
+        )
         origin = self.origin[instance, word]
         return np.where(undefined, np.where(origin == 0, own, origin), np.uint32(0))
 
@@ -123,7 +127,9 @@ class MaskMemory:
         """
         word, byte = divmod(offset, _GEOMETRY.express_word_span)
         if byte != _GEOMETRY.express_address_byte or value != 1 or word >= _GEOMETRY.mask_words:
-            raise self._fault(processor, offset, f"byte write of {value:#x}; an express load starts with 1 at 4 * word + 1")
+            raise self._fault(
+                processor, offset, f"byte write of {value:#x}; an express load starts with 1 at 4 * word + 1"
+            )
         self.end_load(processor)
         loader = self._loaders[processor]
         loader.word, loader.next_offset = word, word * _GEOMETRY.express_word_span
@@ -136,14 +142,18 @@ class MaskMemory:
         """
         loader = self._loaders[processor]
         if loader.word < 0 or offset != loader.next_offset:
-            wanted = "no start address was set" if loader.word < 0 else f"next is {self._address(processor, loader.next_offset):#010x}"
+            wanted = (
+                "no start address was set"
+                if loader.word < 0
+                else f"next is {self._address(processor, loader.next_offset):#010x}"
+            )
             raise self._fault(processor, offset, f"express load out of order: {wanted}")
         loader.next_offset += _LANES
         loader.pending += value.to_bytes(_LANES, "big")
         if len(loader.pending) < _GEOMETRY.mask_word_bytes:
             return
-        self._commit(processor, loader.word, bytes(loader.pending[:_GEOMETRY.mask_word_bytes]))
-        del loader.pending[:_GEOMETRY.mask_word_bytes]
+        self._commit(processor, loader.word, bytes(loader.pending[: _GEOMETRY.mask_word_bytes]))
+        del loader.pending[: _GEOMETRY.mask_word_bytes]
         loader.word += 1
 
     def write_plain(self, processor: int, offset: int, value: int) -> None:
@@ -158,14 +168,16 @@ class MaskMemory:
             self.end_load(processor)
             loader.word, loader.next_offset = word, offset
         if word >= _GEOMETRY.mask_words or loader.next_offset != offset:
-            raise self._fault(processor, offset, "plain load out of order: four writes from 16 * word upwards make one mask word")
-        if value >> 8 and part == 0 or value and part == 3 * _LANES:
+            raise self._fault(
+                processor, offset, "plain load out of order: four writes from 16 * word upwards make one mask word"
+            )
+        if (value >> 8 and part == 0) or (value and part == 3 * _LANES):
             raise self._fault(processor, offset, f"plain load: {value:#x} sets bits beyond the 72 of a mask word")
         if part == 3 * _LANES:
             self._commit(processor, word, bytes(loader.pending))
             self._loaders[processor] = _Loader()
             return
-        loader.pending += value.to_bytes(_LANES, "big")[-1 if part == 0 else 0:]
+        loader.pending += value.to_bytes(_LANES, "big")[-1 if part == 0 else 0 :]
         loader.next_offset += _LANES
 
     def end_load(self, processor: int) -> None:
@@ -176,7 +188,9 @@ class MaskMemory:
         """
         loader = self._loaders[processor]
         if any(loader.pending):
-            raise self._fault(processor, max(loader.next_offset, 0), f"mask word {loader.word} was begun and not finished")
+            raise self._fault(
+                processor, max(loader.next_offset, 0), f"mask word {loader.word} was begun and not finished"
+            )
         self._loaders[processor] = _Loader()
 
     def end_loads(self) -> None:
@@ -190,7 +204,7 @@ class MaskMemory:
         if word >= _GEOMETRY.mask_words:
             raise self._fault(processor, offset, f"there are {_GEOMETRY.mask_words} mask words")
         start = word * _GEOMETRY.mask_word_bytes
-        kernel = self.stream[processor, start:start + _GEOMETRY.mask_word_bytes][::-1].tobytes()
+        kernel = self.stream[processor, start : start + _GEOMETRY.mask_word_bytes][::-1].tobytes()
         return int.from_bytes((kernel[:1], kernel[1:5], kernel[5:9], b"\0")[part // _LANES], "big")
 
     def lose(self, quadrant: int) -> None:
@@ -210,7 +224,9 @@ class MaskMemory:
 
     def _commit(self, processor: int, word: int, kernel: bytes) -> None:
         if word >= _GEOMETRY.mask_words:
-            raise self._fault(processor, word * _GEOMETRY.mask_word_span, f"there are {_GEOMETRY.mask_words} mask words")
+            raise self._fault(
+                processor, word * _GEOMETRY.mask_word_span, f"there are {_GEOMETRY.mask_words} mask words"
+            )
         place = slice(word * _GEOMETRY.mask_word_bytes, (word + 1) * _GEOMETRY.mask_word_bytes)
         if self.undefined[processor, place.start] or self.stream[processor, place].tobytes() != kernel[::-1]:
             self.stream[processor, place] = np.frombuffer(kernel[::-1], dtype=np.uint8)
@@ -227,7 +243,9 @@ class MaskMemory:
         return _GEOMETRY.mask_address(processor) + offset
 
     def _fault(self, processor: int, offset: int, what: str) -> HardwareFault:
-        return HardwareFault(f"mask memory of processor {processor}, address {self._address(processor, offset):#010x}: {what}")
+        return HardwareFault(
+            f"mask memory of processor {processor}, address {self._address(processor, offset):#010x}: {what}"
+        )
 
 
 class EntryMemory:

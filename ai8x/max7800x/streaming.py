@@ -53,7 +53,8 @@ def stream_settings(layers: Sequence[HardwareLayer], device: Max7800x) -> tuple[
         spec/max78000-cnn.md section 2.3.
     """
     return tuple(
-        _first_layer(layer, layers, device) if layer.index == 0 else _later_layer(layer, layers, device) for layer in layers
+        _first_layer(layer, layers, device) if layer.index == 0 else _later_layer(layer, layers, device)
+        for layer in layers
     )
 
 
@@ -75,8 +76,10 @@ def _first_layer(layer: HardwareLayer, layers: Sequence[HardwareLayer], device: 
     else:
         buffer_words = _buffer_words(layer, start)
     return StreamSettings(
-        start=start, delta1=(layer.pool_stride - 1) * layer.operands,
-        delta2=(layer.pool_rows - 1) * layer.in_columns * layer.operands, buffer_words=buffer_words,
+        start=start,
+        delta1=(layer.pool_stride - 1) * layer.operands,
+        delta2=(layer.pool_rows - 1) * layer.in_columns * layer.operands,
+        buffer_words=buffer_words,
         tram_end=layer.tram_rows - 1,
     )
 
@@ -87,15 +90,21 @@ def _later_layer(layer: HardwareLayer, layers: Sequence[HardwareLayer], device: 
     previous = layers[layer.index - 1]
     padded_width = previous.pooled_columns + 2 * previous.pad_columns
     start = (
-        padded_width * (previous.kernel_rows - 1 + layer.pool_rows - 1) + previous.kernel_columns - 1 + layer.pool_columns
+        padded_width * (previous.kernel_rows - 1 + layer.pool_rows - 1)
+        + previous.kernel_columns
+        - 1
+        + layer.pool_columns
         + device.limits.stream_start_extra
     )
     earlier = layers[: layer.index]
     tram_start = sum(one.tram_rows * one.passes for one in earlier)
     return StreamSettings(
-        start=start, delta1=layer.pool_stride * layer.operands,
+        start=start,
+        delta1=layer.pool_stride * layer.operands,
         delta2=(layer.pool_stride - 1) * padded_width + layer.pool_columns * layer.operands,
-        invol=sum(one.passes for one in earlier), buffer_words=_buffer_words(layer, start), tram_start=tram_start,
+        invol=sum(one.passes for one in earlier),
+        buffer_words=_buffer_words(layer, start),
+        tram_start=tram_start,
         tram_end=tram_start + layer.tram_rows - 1,
     )
 

@@ -1,0 +1,1 @@
+"""What is computed, independent of any chip: description, parameters, representation, golden executor."""

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.arithmetic import INT8, IntType, weight_type
@@ -116,7 +115,8 @@ class PoolSpec:
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Pooled rows and columns: ``(size + stride - window) div stride`` each (section 0)."""
         sizes = []
-        for size, window, stride, dilation in zip((height, width), self.window, self.stride, self.dilation, strict=True):
+        dimensions = zip((height, width), self.window, self.stride, self.dilation, strict=True)
+        for size, window, stride, dilation in dimensions:
             reach = (window - 1) * dilation + 1
             sizes.append((size + stride - reach) // stride)
         return sizes[0], sizes[1]
@@ -309,8 +309,8 @@ def conv_output_shape(layer: Layer) -> TensorShape:
     if layer.conv is None:
         return pooled
     out_channels = layer.out_shape.channels
-    if layer.op is Op.LINEAR:
-        return TensorShape(out_channels, 1, 1) if layer.flatten else TensorShape(out_channels, pooled.height, pooled.width)
+    if layer.flatten:
+        return TensorShape(out_channels, 1, 1)
     is_transposed = layer.op is Op.CONV_TRANSPOSE2D
     sizes = layer.conv.output_size(pooled.height, pooled.width, is_transposed=is_transposed)
     return TensorShape(out_channels, sizes[0], sizes[1])
@@ -326,12 +326,16 @@ def layer_problem(layer: Layer) -> str:
         return f"{layer.op.value} with conv={layer.conv}"
     if layer.flatten and layer.op is not Op.LINEAR:
         return f"flatten belongs to Linear, not to {layer.op.value}"
+    return _shape_problem(layer) or _parameter_problem(layer)
+
+
+def _shape_problem(layer: Layer) -> str:
     if layer.output_bits not in (8, 32):
         return f"output of {layer.output_bits} bits; allowed are 8 and 32"
     expected = conv_output_shape(layer)
     if expected != layer.out_shape:
         return f"output shape {layer.out_shape}, operator and input give {expected}"
-    return _parameter_problem(layer)
+    return ""
 
 
 def _parameter_problem(layer: Layer) -> str:
@@ -361,4 +365,17 @@ def network_problem(network: Network) -> str:
             return f"layer '{layer.name}' has index {layer.index} at position {position}"
     if any(not 0 <= i < len(network.layers) for i in network.outputs):
         return f"outputs {network.outputs} name layers that do not exist"
+    return next(filter(None, (_operand_problem(network, layer) for layer in network.layers)), "")
+
+
+def _operand_problem(network: Network, layer: Layer) -> str:
+    """Why a layer cannot read what its producers write, or an empty string."""
+    shapes = [network.shape_of(index) for index in layer.inputs]
+    cropped = sum(layer.in_crop)
+    operand = layer.operand_shape
+    channels = [shape.channels for shape in shapes]
+    fits = set(channels) == {operand.channels} if layer.eltwise else sum(channels) == operand.channels
+    if not fits or any((s.height - cropped) * s.width != operand.height * operand.width for s in shapes):
+        found = ", ".join(map(str, shapes))
+        return f"layer {layer.index} '{layer.name}': operands of shape {operand} do not come from {found}"
     return ""

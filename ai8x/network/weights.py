@@ -98,42 +98,35 @@ def correlation_kernel(weight: NDArray[Any], groups: int) -> NDArray[Any]:
     return np.concatenate([block.transpose(1, 0, 2, 3) for block in blocks])[:, :, ::-1, ::-1].copy()
 
 
-def parameters_from_state(state: Mapping[str, NDArray[Any]], file: str = "checkpoint") -> tuple[LayerParameters, ...]:
+def parameters_from_state(
+    state: Mapping[str, NDArray[Any]], file: str = "checkpoint", *, warnings: Diagnostics | None = None
+) -> tuple[LayerParameters, ...]:
     """The parameters of every layer with weights, in the order of the checkpoint.
+
+    A layer that is stored twice, with and without the prefix of a wrapper, is read from its first copy only, as the
+    vendor's loader does; a bias that only the other copy has is not used, which gives a warning.
 
     Args:
         state: the state_dict; only ``<layer>.<op>.weight`` is mandatory for a layer.
         file: name of the checkpoint, for messages.
+        warnings: receives what is worth telling but does not stop (E0547).
 
     Raises:
         UserError: E0540 unfolded batch normalisation, E0541 keys that cannot be used, E0542 not integers,
             E0543 wrong shape, E0544 and E0545 width and shift, E0546 no weights at all; together.
     """
     diagnostics = Diagnostics()
-    reader = _StateReader(_normalized(state, file, diagnostics), file, diagnostics)
+    reader = _StateReader({key: np.asarray(array) for key, array in state.items()}, file, diagnostics)
     reader.refuse_batch_norm()
-    layers = [reader.layer(key) for key in reader.arrays if key.endswith(".weight") and not _is_batch_norm(key)]
+    layers = [reader.layer(key) for key in reader.weight_keys()]
     if not layers and not diagnostics.errors:
         reader.add("E0546", "the checkpoint has no weights", allowed="keys such as conv1.op.weight",
                    help="check that this is the checkpoint of a network")
     diagnostics.raise_if_errors()
+    if warnings is not None:
+        for item in diagnostics.items:
+            warnings.add(item)
     return tuple(layer for layer in layers if layer is not None)
-
-
-def _normalized(
-    state: Mapping[str, NDArray[Any]], file: str, diagnostics: Diagnostics
-) -> dict[str, tuple[str, NDArray[Any]]]:
-    """Normalised key -> (key as stored, array)."""
-    arrays: dict[str, tuple[str, NDArray[Any]]] = {}
-    for key, array in state.items():
-        name = normalized_key(key)
-        if name in arrays:
-            diagnostics.add(Diagnostic(
-                code="E0541", message=f"two keys stand for '{show_text(name)}'", source=Source(file=file),
-                found=f"{show_text(arrays[name][0])}, {show_text(key)}", allowed="one key for each parameter",
-                help="save the checkpoint again without the wrapper"))
-        arrays[name] = key, np.asarray(array)
-    return arrays
 
 
 def _is_batch_norm(key: str) -> bool:
@@ -141,39 +134,65 @@ def _is_batch_norm(key: str) -> bool:
 
 
 class _StateReader:
-    """Reads single entries of a state and collects findings."""
+    """Reads single entries of a state and collects findings. Keys are as stored, wrappers included."""
 
-    def __init__(self, arrays: Mapping[str, tuple[str, NDArray[Any]]], file: str, diagnostics: Diagnostics) -> None:
-        self.arrays = arrays
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], file: str, diagnostics: Diagnostics) -> None:
+        self._arrays = arrays
         self._file = file
         self._diagnostics = diagnostics
 
-    def add(self, code: str, message: str, *, found: str = "", allowed: str = "", help: str = "") -> None:
+    def add(self, code: str, message: str, *, found: str = "", allowed: str = "", help: str = "",
+            level: str = "error") -> None:
         self._diagnostics.add(Diagnostic(code=code, message=message, source=Source(file=self._file), found=found,
-                                         allowed=allowed, help=help))
+                                         allowed=allowed, help=help, level=level))
 
     def refuse_batch_norm(self) -> None:
-        layers = dict.fromkeys(key.rsplit(".", 2)[0] for key in self.arrays if _is_batch_norm(key))
-        for layer in layers:
-            self.add("E0540", f"layer '{show_text(layer)}' of the checkpoint has a batch normalisation that is not folded",
-                     found=f"{show_text(layer)}.bn", allowed="batch normalisation folded into weights and bias",
-                     help=_QUANTIZE)
+        keys = [normalized_key(key) for key in self._arrays if _is_batch_norm(key)]
+        for layer in dict.fromkeys(key.rsplit(".", 2)[0] for key in keys):
+            name = show_text(layer)
+            self.add("E0540", f"layer '{name}' of the checkpoint has a batch normalisation that is not folded",
+                     found=f"{name}.bn", allowed="batch normalisation folded into weights and bias", help=_QUANTIZE)
+
+    def weight_keys(self) -> list[str]:
+        """Keys of weights, one for each layer."""
+        first: dict[str, str] = {}
+        for key in self._arrays:
+            if not key.endswith(".weight") or _is_batch_norm(key):
+                continue
+            known = first.setdefault(normalized_key(key), key)
+            if known != key:
+                self._check_copy(known, key)
+        return list(first.values())
+
+    def _check_copy(self, first: str, second: str) -> None:
+        """Two keys stand for the same weights: they must be equal; a bias that is not used is worth a warning."""
+        name = show_text(normalized_key(first))
+        if not np.array_equal(self._arrays[first], self._arrays[second]):
+            self.add("E0541", f"two keys with different values stand for '{name}'",
+                     found=f"{show_text(first)}, {show_text(second)}", allowed="one key for each parameter",
+                     help="save the checkpoint again without the wrapper")
+        bias = [key.removesuffix("weight") + "bias" in self._arrays for key in (first, second)]
+        if bias == [False, True]:
+            self.add("E0547", f"'{name}' is stored twice, and only the second copy, which is not used, has a bias",
+                     found=f"{show_text(first)}, {show_text(second)}", level="warning",
+                     help="delete one set of keys from the checkpoint")
 
     def layer(self, key: str) -> LayerParameters | None:
         """Parameters of the layer with this weight key; None after a finding."""
-        parts = key.split(".")
-        if len(parts) < 3:
+        name = normalized_key(key).rsplit(".", 2)
+        if len(name) < 3:
             self.add("E0541", f"key '{show_text(key)}' belongs to no layer of ai8x", found=show_text(key),
                      allowed="<layer>.<op>.weight", help="use the layers of ai8x in the model, not plain torch layers")
             return None
-        layer, op = ".".join(parts[:-2]), parts[-2]
+        prefix = key.rsplit(".", 2)[0]
+        bias_key = key.removesuffix("weight") + "bias"
         weight = self._integers(key)
-        bias = self._integers(f"{layer}.{op}.bias") if f"{layer}.{op}.bias" in self.arrays else None
-        bits = self._scalar(f"{layer}.weight_bits", DEFAULT_WEIGHT_BITS)
-        shift = self._scalar(f"{layer}.output_shift", 0)
-        if weight is None or bits is None or shift is None or not self._plausible(layer, weight, bias, bits, shift):
+        bias = self._integers(bias_key) if bias_key in self._arrays else None
+        bits = self._scalar(f"{prefix}.weight_bits", DEFAULT_WEIGHT_BITS)
+        shift = self._scalar(f"{prefix}.output_shift", 0)
+        if weight is None or bits is None or shift is None or not self._plausible(name[0], weight, bias, bits, shift):
             return None
-        return LayerParameters(name=layer, weight_key=self.arrays[key][0], weight=weight, bias=bias, file=self._file,
+        return LayerParameters(name=name[0], weight_key=key, weight=weight, bias=bias, file=self._file,
                                output_shift=shift, weight_bits=bits or DEFAULT_WEIGHT_BITS)
 
     def _plausible(self, layer: str, weight: NDArray[Any], bias: NDArray[Any] | None, bits: int, shift: int) -> bool:
@@ -195,10 +214,11 @@ class _StateReader:
 
     def _integers(self, key: str) -> NDArray[Any] | None:
         """An array of integers as int64, or None and a finding."""
-        stored, array = self.arrays[key]
-        name = show_text(stored)
+        array = self._arrays[key]
+        name = show_text(key)
         if array.dtype.kind not in "fiub":
-            self.add("E0542", f"key '{name}' holds no numbers", found=str(array.dtype), allowed="integers")
+            self.add("E0542", f"key '{name}' holds no numbers", found=str(array.dtype), allowed="integers",
+                     help="check that this is the checkpoint of a network")
             return None
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             self.add("E0542", f"key '{name}' holds values that are not finite", found="nan or inf", allowed="integers",
@@ -218,7 +238,7 @@ class _StateReader:
 
     def _scalar(self, key: str, default: int) -> int | None:
         """A single integer; the default where the key is absent; None after a finding."""
-        if key not in self.arrays:
+        if key not in self._arrays:
             return default
         array = self._integers(key)
         if array is None:

@@ -183,7 +183,7 @@ def _events(text: str, file: str, places: _Text) -> Iterator[Any]:
         raise _syntax_error(str(error.problem or error.context), source) from error
     except yaml.reader.ReaderError as error:
         line = len(_LINE_BREAK.findall(text, 0, error.position)) + 1
-        raise _syntax_error(f"character U+{ord(str(error.character)):04X}: {error.reason}",
+        raise _syntax_error(f"character U+{int(error.character):04X}: {error.reason}",
                             Source(file=file, line=line, column=1)) from error
     except (yaml.YAMLError, ValueError, OverflowError, IndexError) as error:
         # PyYAML converts escapes (\U00110000) and directive numbers without checking their range.
@@ -200,10 +200,11 @@ def _syntax_error(problem: str, source: Source) -> UserError:
 
 def _check_node(event: yaml.NodeEvent, source: Source, *, num_nodes: int, depth: int) -> None:
     if isinstance(event, yaml.AliasEvent) or event.anchor:
-        raise user_error("E0105", "anchors and aliases are not allowed", source=source, found=show_text(event.anchor),
-                         allowed="plain keys and values", help="write the value out at every place")
-    if getattr(event, "tag", None):
-        raise user_error("E0106", "tags are not allowed", source=source, found=show_text(str(event.tag)),
+        raise user_error("E0105", "anchors and aliases are not allowed", source=source,
+                         found=show_text(str(event.anchor)), allowed="plain keys and values",
+                         help="write the value out at every place")
+    if tag := getattr(event, "tag", None):
+        raise user_error("E0106", "tags are not allowed", source=source, found=show_text(str(tag)),
                          allowed="plain keys and values", help="remove the tag (the word after '!')")
     if num_nodes > MAX_NODES:
         raise user_error("E0107", "the file has too many values", source=source, found=f"more than {MAX_NODES}",

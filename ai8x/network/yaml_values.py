@@ -28,11 +28,11 @@ _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 _MAP = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
-C_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long "
-    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
-    "while".split()
-)
+C_KEYWORDS = frozenset((
+    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float",
+    "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof",
+    "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while",
+))
 """Words that are no identifiers in C, so that no generated name may be one of them."""
 
 _RESERVED_NAMES = frozenset({"stop", "input"})
@@ -43,7 +43,7 @@ Extent = tuple[int, ...]
 """One number for all spatial dimensions or for the rows of 1-D data, or two: rows, columns."""
 
 
-class BadValue(Exception):  # noqa: N818 - reads as what it is; never reaches the user
+class BadValue(Exception):
     """A value that its key does not allow.
 
     Args:
@@ -99,7 +99,7 @@ def one_of(*values: int) -> Reader:
 
 
 def read_boolean(node: Node) -> bool:
-    """true or false in any case; YAML 1.1's other spellings get a hint."""
+    """Truth values in any case; YAML 1.1's other spellings get a hint."""
     text = node.text.lower() if isinstance(node, ScalarNode) and node.plain else ""
     if text in ("true", "false"):
         return text == "true"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ai8x import compatibility
-from ai8x.arithmetic import BIAS_SHIFT, WEIGHT_BITS
+from ai8x.arithmetic import BIAS_SHIFT, INT8, WEIGHT_BITS
 from ai8x.errors import Diagnostic, UserError, user_error
 from ai8x.nn import functional as AF
 from ai8x.nn.functional import ActivationKind
@@ -150,7 +150,7 @@ class QuantizationAwareModule(nn.Module):
         self.wide = wide
         self.output_scale = OutputScale.DEVICE
         self.mode = Mode.INTEGER if settings.simulate else Mode.QAT if quantized else Mode.FLOAT
-        self._refresh()
+        self.refresh()
 
     @property
     def output_dim(self) -> int:
@@ -168,7 +168,7 @@ class QuantizationAwareModule(nn.Module):
         self._fill(weight_bits=weight_bits, bias_bits=weight_bits, quantize_activation=True, adjust_output_shift=True,
                    shift_quantile=shift_quantile, output_shift=0.0)
         self.mode = Mode.QAT
-        self._refresh()
+        self.refresh()
 
     def set_mode(self, mode: Mode) -> None:
         """Set how `forward` computes; the stored parameters must belong to that mode.
@@ -177,7 +177,7 @@ class QuantizationAwareModule(nn.Module):
             UserError: E0520 where they do not.
         """
         self.mode = mode
-        self._refresh()
+        self.refresh()
         if self._conflict:
             raise self._mode_error()
 
@@ -186,7 +186,7 @@ class QuantizationAwareModule(nn.Module):
             for name, value in values.items():
                 getattr(self, name).fill_(value)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Read the entries once, so that `forward` needs no transfer from a GPU for them."""
         stored = self.stored_mode()
         # A fresh layer of a simulating model waits for its quantised file: (8, 8, True) without adjustment.
@@ -211,7 +211,7 @@ class QuantizationAwareModule(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(dict(state_dict), *args, **kwargs)
-        self._refresh()
+        self.refresh()
 
     def extra_repr(self) -> str:
         """Mode and fused parts, for ``print(model)``."""
@@ -266,14 +266,13 @@ class QuantizationAwareModule(nn.Module):
         op = self.op
         if isinstance(op, nn.ConvTranspose2d):
             return nn.functional.conv_transpose2d(data, weight, bias, op.stride, op.padding,  # type: ignore[arg-type]
-                                                  op.output_padding, op.groups)  # type: ignore[arg-type]
+                                                  op.output_padding, op.groups)
         if isinstance(op, nn.Linear):
             return nn.functional.linear(data, weight, bias)
         if op is None:
             raise TypeError("a layer that only pools has no operation")
         convolution = nn.functional.conv1d if isinstance(op, nn.Conv1d) else nn.functional.conv2d
-        result: Tensor = convolution(data, weight, bias, op.stride, op.padding, op.dilation,  # type: ignore[arg-type]
-                                     op.groups)
+        result: Tensor = convolution(data, weight, bias, op.stride, op.padding, op.dilation, op.groups)
         return result
 
     def _forward_float(self, data: Tensor, op: Operation) -> Tensor:
@@ -380,7 +379,7 @@ class ElementwiseModule(nn.Module):
                              "to one shape first")
         result = self.combine(operands)
         if self.mode is Mode.INTEGER:
-            return result.clamp(AF.INT8.min, AF.INT8.max)
+            return result.clamp(INT8.min, INT8.max)
         return result.clamp(AF.Q7_MIN, AF.Q7_MAX)
 
 
@@ -412,14 +411,22 @@ def set_integer_mode(model: nn.Module) -> None:
     set_mode(model, Mode.INTEGER)
 
 
+def update_model(model: nn.Module) -> None:
+    """Make every layer follow its own entries again, after these were changed from outside (the vendor's name)."""
+    for layer in quantized_layers(model).values():
+        layer.refresh()
+
+
 def model_mode(model: nn.Module) -> Mode:
     """The mode of the first layer; a model without layers of this package is in float mode."""
     return next((layer.mode for layer in quantized_layers(model).values()), Mode.FLOAT)
 
 
 def set_output_scale(model: nn.Module, scale: OutputScale) -> None:
-    """Choose the scale of wide outputs, for example `OutputScale.REAL` before training, so that the loss does not jump
-    when quantisation-aware training starts."""
+    """Choose the scale of wide outputs.
+
+    `OutputScale.REAL`, set before training, keeps the loss from jumping when quantisation-aware training starts.
+    """
     for layer in quantized_layers(model).values():
         layer.output_scale = scale
 

@@ -135,10 +135,11 @@ class _QuantizeParameters(torch.autograd.Function):
         return outputs[0], outputs[1]  # type: ignore[return-value]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         *inside, factor = ctx.saved_tensors
-        scaled = [None if g is None or m is None else (g * m).mul_(factor) for g, m in zip(gradients, inside, strict=True)]
+        scaled = [None if gradient is None or mask is None else (gradient * mask).mul_(factor)
+                  for gradient, mask in zip(gradients, inside, strict=True)]
         return scaled[0], scaled[1], None, None, None
 
 
@@ -165,7 +166,7 @@ def quantize_parameters(weight: Tensor, bias: Tensor | None, *, bits: int, shift
     """
     to_steps = power_of_two(bits - 1 - shift, weight)
     from_steps = power_of_two((shift if apply_shift else 0 * shift) + 1 - bits, weight)
-    quantized: tuple[Tensor, Tensor | None] = _QuantizeParameters.apply(weight, bias, bits, to_steps, from_steps)
+    quantized: tuple[Tensor, Tensor | None] = _QuantizeParameters.apply(weight, bias, bits, to_steps, from_steps)  # type: ignore[no-untyped-call]
     return quantized
 
 
@@ -174,7 +175,7 @@ def _blocks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     first = tensors[0]
     if first.device.type != "cpu" or first.numel() <= BLOCK_ELEMENTS or not all(t.is_contiguous() for t in tensors):
         return [tensors]
-    return list(zip(*(t.view(-1).split(BLOCK_ELEMENTS) for t in tensors), strict=True))
+    return list(zip(*(torch.split(t.view(-1), BLOCK_ELEMENTS) for t in tensors), strict=True))
 
 
 def _round_half_up(values: Tensor, out: Tensor, low: float, high: float) -> None:
@@ -201,7 +202,7 @@ class _QuantizeActivation(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (values,) = ctx.saved_tensors
         return _pass_between(gradient, values, ctx.passes_above, (INT8.max + 0.5) / Q7_ONE), None
@@ -221,14 +222,16 @@ class _QuantizeAbs(torch.autograd.Function):
         ctx.save_for_backward(values)
         out = torch.empty_like(values)
         _round_half_up(values, out, INT8.min, INT8.max)
-        return out.abs_().clamp_(max=Q7_MAX)
+        magnitude: Tensor = out.abs_().clamp_(max=Q7_MAX)
+        return magnitude
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (values,) = ctx.saved_tensors
         above = _below(-(INT8.max + 0.5) / Q7_ONE, values.dtype)
-        return _pass_between(gradient, values, above, (INT8.max + 0.5) / Q7_ONE) * values.sign()
+        passed: Tensor = _pass_between(gradient, values, above, (INT8.max + 0.5) / Q7_ONE) * values.sign()
+        return passed
 
 
 def quantize_activation(values: Tensor, activation: ActivationKind) -> Tensor:
@@ -245,9 +248,9 @@ def quantize_activation(values: Tensor, activation: ActivationKind) -> Tensor:
         spec/ai8x-training.md sections 5.3, 5.6 and 5.8a.
     """
     if activation is ActivationKind.ABS:
-        result: Tensor = _QuantizeAbs.apply(values)
+        result: Tensor = _QuantizeAbs.apply(values)  # type: ignore[no-untyped-call]
     else:
-        result = _QuantizeActivation.apply(values, 0 if activation is ActivationKind.RELU else INT8.min)
+        result = _QuantizeActivation.apply(values, 0 if activation is ActivationKind.RELU else INT8.min)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -262,10 +265,11 @@ class _RoundWide(torch.autograd.Function):
         return clamped
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (inside,) = ctx.saved_tensors
-        return gradient * inside
+        passed: Tensor = gradient * inside
+        return passed
 
 
 def quantize_wide(values: Tensor) -> Tensor:
@@ -277,7 +281,7 @@ def quantize_wide(values: Tensor) -> Tensor:
     Source:
         spec/ai8x-training.md section 5.3.
     """
-    result: Tensor = _RoundWide.apply(values)
+    result: Tensor = _RoundWide.apply(values)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -292,7 +296,7 @@ class _ClampActivation(torch.autograd.Function):
         return values.clamp(low, high)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (values,) = ctx.saved_tensors
         return _pass_between(gradient, values, ctx.above, ctx.below), None, None
@@ -313,7 +317,7 @@ def clamp_activation(values: Tensor, activation: ActivationKind, *, wide: bool =
         return values.clamp(-WIDE_LIMIT, WIDE_LIMIT)
     if activation is ActivationKind.ABS:
         return values.abs().clamp(max=Q7_MAX)
-    result: Tensor = _ClampActivation.apply(values, 0.0 if activation is ActivationKind.RELU else Q7_MIN, Q7_MAX)
+    result: Tensor = _ClampActivation.apply(values, 0.0 if activation is ActivationKind.RELU else Q7_MIN, Q7_MAX)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -346,7 +350,7 @@ class _QuantizeAverage(torch.autograd.Function):
         return clamped.mul_(1 / Q7_ONE)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (inside,) = ctx.saved_tensors
         return gradient * inside, None
@@ -358,7 +362,7 @@ def quantize_average(values: Tensor, *, rounded: bool) -> Tensor:
     Source:
         spec/ai8x-training.md section 5.3.
     """
-    result: Tensor = _QuantizeAverage.apply(values, rounded)
+    result: Tensor = _QuantizeAverage.apply(values, rounded)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -434,9 +438,11 @@ def exact_kernels() -> Iterator[None]:
 
     oneDNN computes directly on x86; on other processors it may delegate to a library that does not.
     """
-    direct = platform.machine().lower() in ("x86_64", "amd64")
-    with (torch.backends.cudnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False),
-          torch.backends.mkldnn.flags(enabled=direct)):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        stack.enter_context(torch.backends.nnpack.flags(enabled=False))
+        if platform.machine().lower() not in ("x86_64", "amd64"):
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield
 
 

@@ -9,23 +9,15 @@ Source: spec/ai8x-training.md section 3.2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ai8x import compatibility
 from ai8x.errors import user_error
 from ai8x.nn import limits
-from ai8x.nn.base import (
-    ElementwiseModule,
-    Mode,
-    Operation,
-    PoolArguments,
-    QuantizationArguments,
-    QuantizationAwareModule,
-)
-from ai8x.nn.functional import Q7_ONE, ActivationKind, combine_bits
+from ai8x.nn.base import Operation, PoolArguments, QuantizationArguments, QuantizationAwareModule
+from ai8x.nn.functional import ActivationKind
 from ai8x.nn.limits import LayerRequest
 
 BATCHNORM_EPS = 1e-5
@@ -111,7 +103,7 @@ class Conv2d(QuantizationAwareModule):
 
     dims: ClassVar[int] = 2
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size,  # noqa: PLR0913 - vendor's signature
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size,
                  op: str = "Conv2d", pooling: str | None = None, pool_size: Size = 2, pool_stride: Size = 2,
                  pool_dilation: Size = 1, stride: Size = 1, padding: Size = 0, dilation: Size = 1, bias: bool = True,
                  activation: str | None = None, wide: bool = False, batchnorm: str | None = None,
@@ -150,7 +142,7 @@ class Conv1d(Conv2d):
 
     dims: ClassVar[int] = 1
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size,  # noqa: PLR0913 - vendor's signature
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size,
                  pooling: str | None = None, pool_size: Size = 2, pool_stride: Size = 2, pool_dilation: Size = 1,
                  stride: Size = 1, padding: Size = 0, dilation: Size = 1, bias: bool = True,
                  activation: str | None = None, wide: bool = False, batchnorm: str | None = None,
@@ -182,15 +174,15 @@ class Linear(QuantizationAwareModule):
         (N, in_features) to (N, out_features); weight (out, in).
 
     Raises:
-        UserError: E0372 to E0391 with the limit that is broken.
+        UserError: E0370 to E0389 with the limit that is broken.
     """
 
-    def __init__(self, in_features: int, out_features: int, pooling: str | None = None,  # noqa: PLR0913
+    def __init__(self, in_features: int, out_features: int, pooling: str | None = None,
                  bias: bool | None = None, activation: str | None = None, wide: bool = False,
                  batchnorm: str | None = None, weight_bits: int | None = None, bias_bits: int | None = None,
                  quantize_activation: bool = False, device: str | int | None = None) -> None:
         if pooling is not None:
-            raise user_error("E0391", f"{type(self).__name__}: a linear layer has no pooling", found=repr(pooling),
+            raise user_error("E0370", f"{type(self).__name__}: a linear layer has no pooling", found=repr(pooling),
                              allowed="None", help="pool before flattening")
         quantization = QuantizationArguments(weight_bits=weight_bits, bias_bits=bias_bits,
                                              quantize_activation=quantize_activation, device=device)
@@ -256,60 +248,3 @@ class AvgPool1d(Pool):
 
     dims: ClassVar[int] = 1
     kind: ClassVar[str] = "Avg"
-
-
-class Add(ElementwiseModule):
-    """Sum of two or more tensors, clamped once."""
-
-    def combine(self, operands: tuple[Tensor, ...]) -> Tensor:
-        """Left-associated sum."""
-        result = operands[0]
-        for operand in operands[1:]:
-            result = result + operand
-        return result
-
-
-class Sub(ElementwiseModule):
-    """First tensor minus all others, clamped once."""
-
-    def combine(self, operands: tuple[Tensor, ...]) -> Tensor:
-        """Left-associated difference."""
-        result = operands[0]
-        for operand in operands[1:]:
-            result = result - operand
-        return result
-
-
-class _Bitwise(ElementwiseModule):
-    """Operators on two's complement int8; they carry no gradient."""
-
-    def _combine(self, operands: tuple[Tensor, ...], operator: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        return combine_bits(operands, operator, 1 if self.mode is Mode.INTEGER else Q7_ONE)
-
-
-class BitwiseOr(_Bitwise):
-    """Bitwise or of two or more tensors, as int8."""
-
-    def combine(self, operands: tuple[Tensor, ...]) -> Tensor:
-        """Left-associated or."""
-        return self._combine(operands, torch.bitwise_or)
-
-
-class BitwiseXor(_Bitwise):
-    """Bitwise exclusive or of two or more tensors, as int8."""
-
-    def combine(self, operands: tuple[Tensor, ...]) -> Tensor:
-        """Left-associated exclusive or."""
-        return self._combine(operands, torch.bitwise_xor)
-
-
-class Empty(nn.Module):
-    """Passes its input on: stands where a model leaves a layer out. Arguments are accepted and ignored."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        del args, kwargs
-
-    def forward(self, data: Tensor) -> Tensor:
-        """The input itself."""
-        return data

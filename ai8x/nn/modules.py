@@ -8,21 +8,9 @@ Source: spec/ai8x-training.md section 3.3.
 
 from __future__ import annotations
 
+from ai8x.nn.elementwise import Add, BitwiseOr, BitwiseXor, Empty, Sub
 from ai8x.nn.fused import Fused
-from ai8x.nn.layers import (
-    Add,
-    AvgPool1d,
-    AvgPool2d,
-    BitwiseOr,
-    BitwiseXor,
-    Conv1d,
-    Conv2d,
-    Empty,
-    Linear,
-    MaxPool1d,
-    MaxPool2d,
-    Sub,
-)
+from ai8x.nn.layers import AvgPool1d, AvgPool2d, Conv1d, Conv2d, Linear, MaxPool1d, MaxPool2d
 
 __all__ = [
     "Add", "AvgPool1d", "AvgPool2d", "BitwiseOr", "BitwiseXor", "Conv1d", "Conv2d", "ConvTranspose2d",
@@ -314,11 +302,15 @@ class FusedMaxPoolDepthwiseConvTranspose2dBN(DepthwiseConvTranspose2d, pooling="
     """Maximum pooling, depthwise transposed convolution, BatchNorm."""
 
 
-class FusedMaxPoolDepthwiseConvTranspose2dBNReLU(DepthwiseConvTranspose2d, pooling="Max", batchnorm="Affine", activation="ReLU"):
+class FusedMaxPoolDepthwiseConvTranspose2dBNReLU(
+    DepthwiseConvTranspose2d, pooling="Max", batchnorm="Affine", activation="ReLU"
+):
     """Maximum pooling, depthwise transposed convolution, BatchNorm, ReLU."""
 
 
-class FusedMaxPoolDepthwiseConvTranspose2dBNAbs(DepthwiseConvTranspose2d, pooling="Max", batchnorm="Affine", activation="Abs"):
+class FusedMaxPoolDepthwiseConvTranspose2dBNAbs(
+    DepthwiseConvTranspose2d, pooling="Max", batchnorm="Affine", activation="Abs"
+):
     """Maximum pooling, depthwise transposed convolution, BatchNorm, absolute value."""
 
 
@@ -338,11 +330,15 @@ class FusedAvgPoolDepthwiseConvTranspose2dBN(DepthwiseConvTranspose2d, pooling="
     """Average pooling, depthwise transposed convolution, BatchNorm."""
 
 
-class FusedAvgPoolDepthwiseConvTranspose2dBNReLU(DepthwiseConvTranspose2d, pooling="Avg", batchnorm="Affine", activation="ReLU"):
+class FusedAvgPoolDepthwiseConvTranspose2dBNReLU(
+    DepthwiseConvTranspose2d, pooling="Avg", batchnorm="Affine", activation="ReLU"
+):
     """Average pooling, depthwise transposed convolution, BatchNorm, ReLU."""
 
 
-class FusedAvgPoolDepthwiseConvTranspose2dBNAbs(DepthwiseConvTranspose2d, pooling="Avg", batchnorm="Affine", activation="Abs"):
+class FusedAvgPoolDepthwiseConvTranspose2dBNAbs(
+    DepthwiseConvTranspose2d, pooling="Avg", batchnorm="Affine", activation="Abs"
+):
     """Average pooling, depthwise transposed convolution, BatchNorm, absolute value."""
 
 

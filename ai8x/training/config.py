@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ai8x.compatibility import device_name
 from ai8x.errors import Diagnostic, Diagnostics, Source, user_error
 
 Check = Callable[[Any], bool]
@@ -124,15 +125,13 @@ class TrainConfig:
 
     qat_start: int | None = _option(None, "--qat-start", group=_QAT, metavar="N",
                                     help="first epoch of quantisation-aware training, instead of the policy's",
-                                    allowed="1 or more: weights are trained in float first", check=_at_least(1))
+                                    allowed="0 or more", check=_at_least(0))
     qat_policy: str = _option("policies/qat_policy.yaml", "--qat-policy", group=_QAT, metavar="FILE",
                               help="bit widths and start epoch; 'None' trains in float only")
     avg_pool_rounding: bool = _option(False, "--avg-pool-rounding", group=_QAT, advanced=True,
                                       help="average pooling rounds halves away from zero instead of truncating")
     device: str = _option("MAX78000", "--device", group=_QAT, metavar="NAME", advanced=True,
-                          help="chip whose limits hold: MAX78000 or MAX78002",
-                          allowed="MAX78000, MAX78002, also AI85, AI87, 85, 87",
-                          check=lambda value: device_number(value) is not None)
+                          help="chip whose limits hold: MAX78000 or MAX78002")
 
     out_dir: str = _option("runs", "-o", "--out-dir", group=_RUN, metavar="DIR", help="where run folders are made")
     name: str | None = _option(None, "-n", "--name", group=_RUN, metavar="NAME",
@@ -151,12 +150,6 @@ class TrainConfig:
     def to_mapping(self) -> dict[str, Any]:
         """Field name -> plain value, with the format number."""
         return {"format": CONFIG_FORMAT, **dataclasses.asdict(self)}
-
-
-def device_number(name: str) -> int | None:
-    """85 or 87 for any accepted spelling of a chip, else None (spec/ai8x-training.md section 1)."""
-    match = re.fullmatch(r"(?:MAX|AI)?(85|87|78000|78002)", name.upper())
-    return {"85": 85, "78000": 85, "87": 87, "78002": 87}[match[1]] if match else None
 
 
 def config_options() -> dict[str, Option]:
@@ -180,7 +173,7 @@ def resolve_config(*layers: Mapping[str, Any]) -> TrainConfig:
         layers: field name -> value of the right type, e.g. from a saved run, a file and the command line.
 
     Raises:
-        UserError: E0601 for every value that breaks its rule.
+        UserError: E0601 for every value that breaks its rule, E0371 for an unknown chip.
     """
     values: dict[str, Any] = {}
     for layer in layers:
@@ -194,6 +187,7 @@ def resolve_config(*layers: Mapping[str, Any]) -> TrainConfig:
             findings.add(Diagnostic(code="E0601", message=f"{flag} cannot be {value!r}", found=repr(value),
                                     allowed=option.allowed, help=f"give {flag} a value that is {option.allowed}"))
     findings.raise_if_errors()
+    device_name(config.device)
     return config
 
 

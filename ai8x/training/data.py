@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ai8x.training.transforms import Augmentation, normalize_unit
+from ai8x.training.transforms import Augmentation
 
 Batch = tuple[Tensor, Tensor]
 """Inputs float32 (N, C, H, W) or (N, C, L), targets int64 (N,)."""
@@ -116,13 +116,13 @@ class TensorSamples:
     Args:
         images: (N, C, H, W), float32 in [0, 1] or uint8.
         targets: classes, int64 (N,).
-        integer: normalise to -128..127 instead of [-1, 127/128].
-        augmentation: applied when the plan has a seed.
+        transform: from [0, 1] to what the network sees (`ai8x.nn.data.normalize`).
+        augmentation: applied before, when the plan has a seed.
     """
 
     images: Tensor
     targets: Tensor
-    integer: bool = False
+    transform: Callable[[Tensor], Tensor]
     augmentation: Augmentation | None = None
 
     def __len__(self) -> int:
@@ -137,7 +137,7 @@ class TensorSamples:
             if self.augmentation is not None and plan.seed is not None:
                 generator = torch.Generator().manual_seed(plan.augmentation_seed(number))
                 unit = self.augmentation(unit, generator)
-            yield normalize_unit(unit, integer=self.integer), self.targets[indices]
+            yield self.transform(unit), self.targets[indices]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

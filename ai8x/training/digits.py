@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ai8x.nn.data import normalize
 from ai8x.training.data import DataSpec, LoaderArguments, Parts, TensorSamples
 from ai8x.training.transforms import random_affine
 
@@ -91,7 +92,7 @@ def load(args: LoaderArguments) -> Parts:
     test = split.test[:1] if args.truncate_testset else split.test
 
     def part(indices: NDArray[np.int64], *, augmented: bool) -> TensorSamples:
-        return TensorSamples(images=images[indices], targets=targets[indices], integer=args.act_mode_8bit,
+        return TensorSamples(images=images[indices], targets=targets[indices], transform=normalize(args),
                              augmentation=augment if augmented else None)
 
     return Parts(train=part(split.train, augmented=True), validation=part(split.validation, augmented=False),

@@ -20,7 +20,10 @@ from typing import Any
 from torch import nn
 
 import ai8x
+from ai8x.compatibility import reset_device, set_device
 from ai8x.errors import Diagnostic, Source, UserError, user_error
+from ai8x.nn.base import OutputScale, set_output_scale
+from ai8x.training.config import TrainConfig
 from ai8x.training.data import DataSpec, DatasetSamples, LoaderArguments, Parts, validation_indices
 from ai8x.training.digits import DIGITS
 from ai8x.training.torchvision_sets import TORCHVISION_SETS
@@ -103,8 +106,11 @@ def find_dataset(catalogue: Catalogue, name: str) -> DataSpec:
     return spec
 
 
-def create_model(spec: ModelSpec, data: DataSpec, *, use_bias: bool) -> nn.Module:
+def create_model(spec: ModelSpec, data: DataSpec, config: TrainConfig) -> nn.Module:
     """A model in float mode for a data set; the keyword arguments are those of ai8x-training.
+
+    The limits of the configured chip are checked while its layers are made. Wide outputs are put on the scale of
+    float training, so that the loss does not jump when quantisation starts.
 
     Raises:
         UserError: E0605 where the data has another number of dimensions than the model takes.
@@ -118,11 +124,17 @@ def create_model(spec: ModelSpec, data: DataSpec, *, use_bias: bool) -> nn.Modul
     dimensions = (shape[1], 1) if dim == 1 else (shape[1], shape[2])
     arguments: dict[str, Any] = {
         "pretrained": False, "num_classes": data.num_classes, "num_channels": shape[0], "dimensions": dimensions,
-        "bias": use_bias, "weight_bits": None, "bias_bits": None, "quantize_activation": False,
+        "bias": config.use_bias, "weight_bits": None, "bias_bits": None, "quantize_activation": False,
     }
     if dim == 2 and shape[2] < spec.min_input:
         arguments["padding"] = (spec.min_input - shape[2] + 1) // 2
-    return spec.factory(**arguments)
+    set_device(config.device, simulate=False, round_avg=config.avg_pool_rounding)
+    try:
+        model = spec.factory(**arguments)
+    finally:
+        reset_device()
+    set_output_scale(model, OutputScale.REAL)
+    return model
 
 
 def resolve_bundled(path: str) -> Path:

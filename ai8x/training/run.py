@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
@@ -200,11 +201,15 @@ class RunLock:
         self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
+        """Link a complete file to the lock's name, so that a killed process never leaves an empty lock."""
+        complete = self._path.with_name(f".{_LOCK_NAME}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        complete.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
         try:
-            with self._path.open("x", encoding="utf-8") as stream:
-                json.dump({"pid": os.getpid(), "host": socket.gethostname()}, stream)
+            os.link(complete, self._path)
         except FileExistsError:
             return False
+        finally:
+            complete.unlink()
         return True
 
     def _remove_stale(self) -> None:
@@ -223,6 +228,10 @@ class RunLock:
 
 
 def _is_running(pid: int) -> bool:
+    if pid == os.getpid():  # a container gives every first process the same number; we do not hold the lock
+        return False
+    if os.name == "nt":  # signal 0 would end the process there
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

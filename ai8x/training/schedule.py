@@ -1,6 +1,7 @@
 """How the learning rate changes from epoch to epoch: the default decay, or a schedule file.
 
-The rate changes at the end of an epoch. Start at `LearningRates` and `create_learning_rates`.
+The rate changes at the end of an epoch. The switch to quantisation-aware training keeps the optimizer object, so
+schedulers stay attached. Start at `LearningRates` and `create_learning_rates`.
 
 Source: spec/ai8x-training.md section 13.
 """
@@ -33,9 +34,6 @@ class LearningRates(Protocol):
     def finish_epoch(self, epoch: int, validation_loss: float) -> None:
         """Set the rates for the epoch after ``epoch`` (counted from 0)."""
 
-    def attach(self, optimizer: Optimizer) -> None:
-        """Go on with another optimizer, whose rates are those of the former one."""
-
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
 
@@ -61,10 +59,6 @@ class CosineDecay:
         for group in self._optimizer.param_groups:
             group["lr"] = self._initial * share
 
-    def attach(self, optimizer: Optimizer) -> None:
-        """Go on with another optimizer."""
-        self._optimizer = optimizer
-
     def state(self) -> dict[str, Any]:
         """Nothing."""
         return {}
@@ -77,9 +71,6 @@ class ConstantRate:
     """The rate stays as it is."""
 
     def finish_epoch(self, epoch: int, validation_loss: float) -> None:
-        """Change nothing."""
-
-    def attach(self, optimizer: Optimizer) -> None:
         """Change nothing."""
 
     def state(self) -> dict[str, Any]:
@@ -131,11 +122,6 @@ class ScheduleFile:
                     scheduler.step(validation_loss)
                 else:
                     scheduler.step()
-
-    def attach(self, optimizer: Optimizer) -> None:
-        """Point every scheduler at another optimizer (section 6, step 4)."""
-        for scheduler in self._schedulers.values():
-            scheduler.optimizer = optimizer
 
     def state(self) -> dict[str, Any]:
         """Plain attributes of every scheduler."""

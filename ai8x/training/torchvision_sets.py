@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ai8x.errors import Source, user_error
+from ai8x.nn.data import normalize
 from ai8x.training.data import DataSpec, LoaderArguments, Parts, TensorSamples, validation_indices
 from ai8x.training.torchvision_ops import import_torchvision
 from ai8x.training.transforms import Augmentation, random_affine, random_flip, random_shift
@@ -62,14 +63,14 @@ class TorchvisionLoader:
         images, targets = self._read(args, train=True)
         test_images, test_targets = self._read(args, train=False)
         count = 1 if args.truncate_testset else len(test_targets)
-        integer = args.act_mode_8bit
+        transform = normalize(args)
         train, validation = validation_indices(len(targets), args.validation_split)
-        test_part = TensorSamples(images=test_images[:count], targets=test_targets[:count], integer=integer)
-        train_part = TensorSamples(images=images[train], targets=targets[train], integer=integer,
+        test_part = TensorSamples(images=test_images[:count], targets=test_targets[:count], transform=transform)
+        train_part = TensorSamples(images=images[train], targets=targets[train], transform=transform,
                                    augmentation=self.augmentation)
         if not validation:
             return Parts(train=train_part, validation=test_part, test=test_part)
-        validation_part = TensorSamples(images=images[validation], targets=targets[validation], integer=integer)
+        validation_part = TensorSamples(images=images[validation], targets=targets[validation], transform=transform)
         return Parts(train=train_part, validation=validation_part, test=test_part)
 
     def _read(self, args: LoaderArguments, *, train: bool) -> tuple[Tensor, Tensor]:

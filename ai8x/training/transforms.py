@@ -1,55 +1,19 @@
-"""From images in [0, 1] to the numbers a network sees, and the random changes of light augmentation.
+"""The random changes of light augmentation.
 
-Everything works on whole batches (N, C, H, W) and draws from a generator that the caller seeds, so a batch is a pure
-function of its samples and its seed. Start at `normalize_unit` and `random_affine`.
-
-Source: spec/ai8x-training.md section 2.
+Everything works on whole batches (N, C, H, W) of images in [0, 1] and draws from a generator that the caller seeds, so
+a batch is a pure function of its samples and its seed. Start at `random_affine`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Changes a batch of images in [0, 1], float32 (N, C, H, W), at random; same shape and range."""
-
-
-class NormalizeArguments(Protocol):
-    """What `normalize` reads from the arguments of a data-set loader."""
-
-    act_mode_8bit: bool
-
-
-def normalize_unit(images: Tensor, *, integer: bool) -> Tensor:
-    """Data in [0, 1] as Q7 numbers.
-
-    Args:
-        images: any shape, float.
-        integer: True gives the integers -128 to 127 (float dtype), False the same divided by 128.
-
-    Rounding:
-        halves to even: 0.5 -> 0, 129/256 -> 1, 1.0 -> 127
-
-    Source:
-        spec/ai8x-training.md section 2.
-    """
-    quantized = ((images - 0.5) * 256).round().clamp(-128, 127)
-    return quantized if integer else quantized / 128
-
-
-def normalize(args: NormalizeArguments) -> Callable[[Tensor], Tensor]:
-    """The transform that data-set files written for ai8x-training ask for: `normalize_unit` with one argument."""
-    integer = bool(args.act_mode_8bit)
-
-    def transform(images: Tensor) -> Tensor:
-        return normalize_unit(images, integer=integer)
-
-    return transform
 
 
 def random_affine(images: Tensor, generator: torch.Generator, *, degrees: float, translate: float,

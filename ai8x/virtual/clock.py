@@ -50,8 +50,7 @@ class VirtualTime:
 
     def __init__(self, hz: int) -> None:
         self.now_fs = 0
-        self.hz = hz
-        self.cycle_fs = SECOND_FS // hz
+        self.set_hz(hz)
         self.restarted = False
         """A counter was started or an event was scheduled since the flag was last cleared."""
         self._events: list[Event] = []
@@ -63,6 +62,7 @@ class VirtualTime:
         """Change the CPU clock."""
         self.hz = hz
         self.cycle_fs = SECOND_FS // hz
+        self.access_fs = _ACCESS_CYCLES * self.cycle_fs
 
     def schedule(self, delay_fs: int, action: Callable[[], None], *, exception: int | None = None) -> Event:
         """Queue an event ``delay_fs`` from now."""
@@ -111,7 +111,7 @@ class VirtualTime:
 
     def access(self) -> None:
         """A bus access that ends a polling loop: a write."""
-        self.now_fs += _ACCESS_CYCLES * self.cycle_fs
+        self.now_fs += self.access_fs
         self._polled_fs = 0
 
     def poll(self, limit_fs: int | None = None) -> None:
@@ -120,7 +120,7 @@ class VirtualTime:
         Args:
             limit_fs: do not step past this time, where it lies ahead.
         """
-        step = _ACCESS_CYCLES * self.cycle_fs
+        step = self.access_fs
         if not self._frozen:
             step = max(step, self._polled_fs // _POLL_GROWTH)
             for limit in (limit_fs, self.next_event_fs()):
@@ -147,7 +147,7 @@ class Counter:
         self._anchor_fs = self._time.now_fs
         self._time.restarted = True
 
-    def run(self, running: bool) -> None:  # noqa: FBT001 - mirrors an enable bit
+    def run(self, running: bool) -> None:
         """Start or stop it."""
         if running != self._running:
             self.set(self.value())

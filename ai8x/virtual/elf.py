@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ai8x.errors import Source, user_error
-
-INSTALL_HELP = "pip install 'ai8x[virtual]'"
-"""What to do where Unicorn or pyelftools is missing."""
+from ai8x.virtual.emulator import INSTALL_HELP
 
 _MAX_FILE_BYTES = 64 << 20
 
@@ -49,10 +47,14 @@ class Program:
     symbols: dict[str, int]
     functions: tuple[tuple[int, str], ...]
 
+    def function(self, address: int) -> str:
+        """Name of the function that starts at the address; empty where none does."""
+        return next((name for start, name in self.functions if start == address), "")
+
     def locate(self, address: int) -> str:
         """The place in words: ``function+0x12 (file.c:34)``, or the bare address where no function is known."""
-        index = bisect.bisect_right(self.functions, (address, "\U0010ffff")) - 1
         inside = any(s.address <= address < s.address + len(s.data) for s in self.segments if s.executable)
+        index = bisect.bisect_right(self.functions, (address, "\U0010ffff")) - 1
         if index < 0 or not inside:
             return f"0x{address:08x}"
         start, name = self.functions[index]
@@ -134,6 +136,7 @@ def _source_line(path: Path, address: int) -> str:
     """``file.c:34`` of an address, from the debug information; empty where there is none."""
     from elftools.elf.elffile import ELFFile
 
+    parse_errors: tuple[type[Exception], ...] = (OSError, *_parse_errors())
     try:
         with path.open("rb") as stream:
             elf = ELFFile(stream)
@@ -143,7 +146,7 @@ def _source_line(path: Path, address: int) -> str:
             for unit in dwarf.iter_CUs():
                 if found := _line_in_unit(dwarf.line_program_for_CU(unit), address):
                     return found
-    except (OSError, *_parse_errors()):
+    except parse_errors:
         return ""  # debug information is a courtesy: without it the function and offset still tell the place
     return ""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ai8x.virtual import systick
 from ai8x.virtual.bus import WORD_MASK, extract_bytes, merge_bytes
-from ai8x.virtual.clock import VirtualTime
+from ai8x.virtual.clock import Counter, VirtualTime
 
 SYSTEM_BASE = 0xE000_0000
 """Private peripheral bus; 1 MiB."""
@@ -61,12 +61,13 @@ class SystemControl:
         self._priorities = [0] * self._num_exceptions
         self._words: dict[int, int] = {}
         self._group_bits = 0
-        self._cycle_offset = 0
+        self._cycles = Counter(time, time.hz)
+        self._cycles.run(running=True)
         self._systick = systick.SysTick(time, self.pend)
         self.vectors = vectors
         self.sleep_on_exit = False
         self.reset_requested = False
-        self._words[_CCR] = 0x200  # STKALIGN
+        self._words[_SCS + _CCR] = 0x200  # STKALIGN
 
     # --- exceptions -----------------------------------------------------------------------------------------------
 
@@ -91,7 +92,7 @@ class SystemControl:
     @property
     def fpu_enabled(self) -> bool:
         """Full access to the floating-point unit has been granted in CPACR."""
-        return self._words.get(_CPACR, 0) >> 20 & 0xF == 0xF
+        return self._words.get(_SCS + _CPACR, 0) >> 20 & 0xF == 0xF
 
     @property
     def enabled_irqs(self) -> tuple[int, ...]:
@@ -121,9 +122,10 @@ class SystemControl:
         self._active.pop()
         return self._active[-1] if self._active else 0
 
-    def clock_changed(self) -> None:
-        """Call after the CPU clock was changed."""
-        self._systick.clock_changed()
+    def set_clock(self, hz: int) -> None:
+        """Change the CPU clock."""
+        self._systick.set_clock(hz)
+        self._cycles.set_hz(hz)
 
     def _priority(self, exception: int) -> int:
         if exception in (NMI, HARD_FAULT):
@@ -167,7 +169,7 @@ class SystemControl:
 
     def _peek_word(self, offset: int) -> int:
         if offset == _CYCCNT_POSITION:
-            return (self._time.now_fs // self._time.cycle_fs - self._cycle_offset) & WORD_MASK
+            return self._cycles.value() & WORD_MASK
         if not _SCS <= offset < _SCS + 0x1000:
             return self._words.get(offset, 0)
         register = offset - _SCS
@@ -196,11 +198,11 @@ class SystemControl:
             first = (ready & -ready).bit_length() - 1 if ready else 0
             return ((self._active[-1] if self._active else 0) | first << 12 | (self._pending >> PENDSV & 1) << 28
                     | (self._pending >> SYSTICK & 1) << 26)
-        return self._words.get(register, 0)
+        return self._words.get(_SCS + register, 0)
 
     def _write_word(self, offset: int, value: int) -> None:
         if offset == _CYCCNT_POSITION:
-            self._cycle_offset = self._time.now_fs // self._time.cycle_fs - value
+            self._cycles.set(value)
             return
         if not _SCS <= offset < _SCS + 0x1000:
             self._words[offset] = value
@@ -242,7 +244,7 @@ class SystemControl:
         elif register == _STIR:
             self.pend(FIRST_IRQ + (value & 0x1FF))
         else:
-            self._words[register] = value
+            self._words[_SCS + register] = value
             if register == _SCR:
                 self.sleep_on_exit = bool(value >> 1 & 1)
 

@@ -72,9 +72,10 @@ class SysTick:
             self._zeros_seen = 0
         self._schedule()
 
-    def clock_changed(self) -> None:
-        """Call after the CPU clock was changed, with the time still at that moment."""
+    def set_clock(self, hz: int) -> None:
+        """Change the CPU clock; the count goes on from where it is."""
         self._restart(self._value())
+        self._time.set_hz(hz)
         self._schedule()
 
     def _hz(self) -> int:

@@ -1,0 +1,403 @@
+"""Reading and writing checkpoints: ``.pth.tar`` of every generation, and ``.safetensors``.
+
+The only module that calls ``torch.load`` and ``torch.save``; torch is imported inside the functions that need it.
+Whatever is wrong with a file becomes one `UserError` that names the file, the reason and the repair; nothing that is
+damaged is accepted. Start at `Checkpoint`, `read_checkpoint` and `write_checkpoint`.
+
+Source: spec/ai8x-training.md sections 4 and 8; design/reliability.md section 7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai8x.errors import Source, UserError, user_error
+from ai8x.files import atomic_write, read_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+"""Number of our layout of extra keys; raised when a reader of today could misunderstand them."""
+
+SUFFIX_TORCH = ".pth.tar"
+SUFFIX_SAFETENSORS = ".safetensors"
+
+MAX_FILE_BYTES = 2 << 30
+MAX_MEMBERS = 10_000
+MAX_EXPANSION = 4
+_SLACK_BYTES = 1 << 20
+_ZIP_MAGIC = b"PK\x03\x04"
+_PICKLE_MAGIC = b"\x80"
+_WRAPPERS = ("module", "_orig_mod")
+_SAMPLE_KEY = "ai8x.sample"
+_METADATA_KEY = "ai8x"
+_OWN_KEYS = ("format", "state_dict", "epoch", "arch", "extras", "sample", "labels", "input_shape", "digest")
+
+_AGAIN = "copy the file again from its origin, or write it again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Args:
+        state: parameter name -> array, names without the prefixes of training wrappers.
+        epoch: last finished epoch; None where the file does not say.
+        arch: name of the model; empty where the file does not say.
+        extras: figures and settings that the vendor's tools keep there; plain types.
+        sample: int8 (C, H, W) or (C, L) input that belongs to the network, or None.
+        labels: names of the classes; may be empty.
+        input_shape: (C, H, W) or (C, L), or None.
+        training: what only resuming needs (optimizer, scheduler, random states); plain types and torch tensors.
+        file: name as the user typed it, for messages.
+        notices: what the user should know about the file.
+    """
+
+    state: Mapping[str, NDArray[Any]]
+    epoch: int | None = None
+    arch: str = ""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    sample: NDArray[Any] | None = None
+    labels: tuple[str, ...] = ()
+    input_shape: tuple[int, ...] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+    notices: tuple[str, ...] = ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as torch tensors of their own."""
+        import torch
+
+        return {name: torch.from_numpy(np.array(array)) for name, array in self.state.items()}
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether quantize.py has processed the parameters: by its flags, or, in files of 2020, by the numbers."""
+        flags = [name for name in self.state if name.endswith(".adjust_output_shift")]
+        if flags:
+            activation = [bool(self.state[name].any()) for name in self.state if name.endswith(".quantize_activation")]
+            return not any(bool(self.state[name].any()) for name in flags) and any(activation)
+        weights = [array for name, array in self.state.items() if name.endswith(".weight")]
+        return bool(weights) and all(bool((w == np.round(w)).all()) for w in weights)
+
+
+def arrays_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """A ``state_dict`` as numpy arrays; types that numpy lacks become float32."""
+    import torch
+
+    arrays = {}
+    for name, tensor in tensors.items():
+        detached = tensor.detach().cpu()
+        if detached.dtype in (torch.bfloat16, torch.float16):
+            detached = detached.float()
+        arrays[name] = np.array(detached.numpy())
+    return arrays
+
+
+def normalized_name(name: str) -> str:
+    """A parameter name without the first ``module`` and the first ``_orig_mod`` of its path (section 4)."""
+    path = name.split(".")
+    for wrapper in _WRAPPERS:
+        if wrapper in path:
+            path.remove(wrapper)
+    return ".".join(path)
+
+
+def _refusal(code: str, path: Path, message: str, *, found: str = "", allowed: str = "", help: str = _AGAIN
+             ) -> UserError:
+    return user_error(code, message, source=Source(file=str(path)), found=found, allowed=allowed, help=help)
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint of any generation, checking its integrity first.
+
+    Args:
+        path: ``.pth.tar`` and other names hold a torch archive; a file that starts with a safetensors header is
+            recognised by its content.
+
+    Raises:
+        UserError: E0501 unreadable, E0502 no checkpoint, E0503 damaged, E0504 suspicious structure, E0505 content
+            that is not plain data, E0506 missing or mistyped keys, E0507 unusable entry, E0508 wrong digest.
+    """
+    path = Path(path)
+    data = read_bytes(path, limit=MAX_FILE_BYTES, code="E0501")
+    if data.startswith(_ZIP_MAGIC):
+        _check_archive(path, data)
+        return _from_payload(path, _load_torch(path, data), len(data), notices=())
+    if path.suffix == SUFFIX_SAFETENSORS or _looks_like_safetensors(data):
+        return _read_safetensors(path, data)
+    if data.startswith(_PICKLE_MAGIC):
+        notice = "the file is in the format of PyTorch before 1.6, which has no checksums; damage cannot be noticed"
+        return _from_payload(path, _load_torch(path, data), len(data), notices=(notice,))
+    raise _refusal("E0502", path, "the file is no checkpoint", found=f"starts with {data[:8].hex(' ') or 'nothing'}",
+                   allowed="a torch archive (.pth.tar) or .safetensors", help="give the file that training wrote")
+
+
+def _check_archive(path: Path, data: bytes) -> None:
+    """Structure and checksums of a zip archive, before anything in it is interpreted."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            _check_members(path, members, len(data))
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError,
+            KeyError, OverflowError) as error:
+        raise _refusal("E0503", path, "the checkpoint is damaged", found=f"archive: {error}",
+                       allowed="a complete torch archive") from error
+    if damaged is not None:
+        raise _refusal("E0503", path, "the checkpoint is damaged", found=f"wrong checksum of member {damaged}",
+                       allowed="members with the checksums that were written")
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
+    names = [member.filename for member in members]
+    reason = ""
+    if len(names) > MAX_MEMBERS:
+        reason = f"{len(names)} members"
+    elif len(set(names)) != len(names):
+        reason = "members of the same name"
+    elif any(PurePosixPath(n).is_absolute() or ".." in PurePosixPath(n).parts or "\\" in n or "\0" in n for n in names):
+        reason = "a member whose name leaves the archive"
+    elif sum(member.file_size for member in members) > MAX_EXPANSION * size + _SLACK_BYTES:
+        reason = f"members of {sum(m.file_size for m in members)} bytes in a file of {size} bytes"
+    if reason:
+        raise _refusal("E0504", path, "the archive is not one that torch writes", found=reason,
+                       allowed=f"at most {MAX_MEMBERS} members of different plain names, not expanding more than "
+                       f"{MAX_EXPANSION} times", help="do not use this file unless you trust its origin")
+
+
+def _load_torch(path: Path, data: bytes) -> Any:
+    """The object in a torch file; nothing but plain data, tensors and three optimizer classes is let through."""
+    import torch
+
+    allowed = [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise _refusal("E0505", path, "the content of the checkpoint is refused", found=reason[0][:200],
+                       allowed="tensors, plain types and the classes Adam, AdamW and SGD",
+                       help="write the checkpoint again with tensors and plain types only, or get it again from its "
+                       "origin") from error
+
+
+def _from_payload(path: Path, payload: Any, size: int, *, notices: tuple[str, ...]) -> Checkpoint:
+    """Check types and build the record from the dictionary of a torch file."""
+    if not isinstance(payload, dict):
+        raise _refusal("E0506", path, "the checkpoint is no dictionary", found=type(payload).__name__,
+                       allowed="a dictionary with state_dict, epoch and arch")
+    if "state_dict" not in payload and payload and all(hasattr(value, "numpy") for value in payload.values()):
+        payload = {"state_dict": payload}
+    state = payload.get("state_dict")
+    if not isinstance(state, Mapping) or not state:
+        raise _refusal("E0506", path, "the checkpoint has no parameters", found=f"keys {_listed(payload)}",
+                       allowed="a key state_dict with tensors", help="give the file that training wrote")
+    arrays = _checked_arrays(path, state, size)
+    sample = payload.get("sample")
+    checkpoint = Checkpoint(
+        state=arrays, epoch=_typed(path, payload, "epoch", int), arch=_typed(path, payload, "arch", str) or "",
+        extras=_typed(path, payload, "extras", dict) or {}, file=str(path), notices=notices,
+        sample=None if sample is None else _checked_sample(path, _checked_arrays(path, {"sample": sample}, size)),
+        labels=_strings(path, payload.get("labels")), input_shape=_shape(path, payload.get("input_shape")),
+        training={key: _plain_class(value) for key, value in payload.items() if key not in _OWN_KEYS})
+    _check_digest(path, checkpoint, payload.get("digest"))
+    return checkpoint
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(str(name)[:40] for name in list(names)[:10]) or "none"
+
+
+def _plain_class(value: Any) -> Any:
+    """The vendor stores the class of the optimizer; its name is enough to resume."""
+    return value.__name__ if isinstance(value, type) else value
+
+
+def _typed(path: Path, payload: Mapping[Any, Any], key: str, wanted: type) -> Any:
+    value = payload.get(key)
+    if value is None or (isinstance(value, wanted) and not isinstance(value, bool)):
+        return value
+    raise _refusal("E0506", path, f"key '{key}' has an unexpected type", found=type(value).__name__,
+                   allowed=wanted.__name__)
+
+
+def _strings(path: Path, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, (list, tuple)) and all(isinstance(entry, str) for entry in value):
+        return tuple(value)
+    raise _refusal("E0506", path, "key 'labels' is no list of names", found=type(value).__name__,
+                   allowed="a list of strings")
+
+
+def _shape(path: Path, value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)) and 2 <= len(value) <= 3 and all(type(v) is int and v > 0 for v in value):
+        return tuple(value)
+    raise _refusal("E0506", path, "key 'input_shape' is no shape", found=str(value)[:60],
+                   allowed="(channels, height, width) or (channels, length)")
+
+
+def _checked_sample(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    sample = arrays["sample"]
+    if sample.dtype != np.int8 or sample.ndim not in (2, 3):
+        raise _refusal("E0506", path, "the stored sample has an unexpected form", found=f"{sample.dtype}, {sample.shape}",
+                       allowed="int8 (channels, height, width) or (channels, length)")
+    return sample
+
+
+def _checked_arrays(path: Path, state: Mapping[Any, Any], size: int) -> dict[str, NDArray[Any]]:
+    """Tensors as read-only arrays under normalised names; types, sizes and values are checked first."""
+    import torch
+
+    arrays: dict[str, NDArray[Any]] = {}
+    total = 0
+    for key, tensor in state.items():
+        reason = ""
+        if not isinstance(key, str):
+            reason = f"a name of type {type(key).__name__}"
+        elif not isinstance(tensor, torch.Tensor):
+            reason = f"{type(tensor).__name__} instead of a tensor"
+        elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+            reason = f"a tensor of kind {tensor.layout}, {tensor.dtype}"
+        else:
+            total += tensor.numel() * tensor.element_size()
+            if total > MAX_EXPANSION * size + _SLACK_BYTES:
+                reason = f"{tensor.numel()} elements, more than the file holds"
+        if reason:
+            raise _refusal("E0507", path, f"entry '{str(key)[:80]}' cannot be used", found=reason,
+                           allowed="dense real tensors")
+        (array,) = arrays_from_tensors({key: tensor}).values()
+        _add_array(path, arrays, key, array)
+    return arrays
+
+
+def _add_array(path: Path, arrays: dict[str, NDArray[Any]], key: str, array: NDArray[Any]) -> None:
+    name = normalized_name(key)
+    if name in arrays:
+        raise _refusal("E0507", path, f"entry '{key[:80]}' appears twice", found="two entries of one name",
+                       allowed="each entry once, with or without the prefix module")
+    if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
+        raise _refusal("E0507", path, f"entry '{key[:80]}' has values that are not finite",
+                       found=f"{int((~np.isfinite(array)).sum())} of {array.size} values are NaN or infinite",
+                       allowed="finite numbers", help="take an earlier checkpoint of the run, or train again with a "
+                       "smaller learning rate")
+    array.setflags(write=False)
+    arrays[name] = array
+
+
+def _looks_like_safetensors(data: bytes) -> bool:
+    header = int.from_bytes(data[:8], "little")
+    return len(data) > 9 and header <= len(data) - 8 and data[8:9] == b"{"
+
+
+def _read_safetensors(path: Path, data: bytes) -> Checkpoint:
+    """A safetensors file; torch is not needed."""
+    import safetensors
+    import safetensors.numpy
+
+    try:
+        arrays = safetensors.numpy.load(data)
+        header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+        metadata = header.get("__metadata__", {})
+        described = json.loads(metadata.get(_METADATA_KEY, "{}"))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _refusal("E0503", path, "the checkpoint is damaged", found=f"safetensors: {str(error)[:200]}",
+                       allowed="a complete safetensors file") from error
+    if not isinstance(described, dict):
+        raise _refusal("E0506", path, "the description in the file is no mapping", found=type(described).__name__,
+                       allowed="a JSON object")
+    checked: dict[str, NDArray[Any]] = {}
+    for key, array in arrays.items():
+        _add_array(path, checked, key, np.array(array))
+    sample = checked.pop(_SAMPLE_KEY, None)
+    if not checked:
+        raise _refusal("E0506", path, "the checkpoint has no parameters", found="no tensors", allowed="tensors",
+                       help="give the file that training wrote")
+    checkpoint = Checkpoint(
+        state=checked, epoch=_typed(path, described, "epoch", int), arch=_typed(path, described, "arch", str) or "",
+        extras=_typed(path, described, "extras", dict) or {}, file=str(path),
+        sample=None if sample is None else _checked_sample(path, {"sample": sample}),
+        labels=_strings(path, described.get("labels")), input_shape=_shape(path, described.get("input_shape")))
+    _check_digest(path, checkpoint, metadata.get("digest"))
+    return checkpoint
+
+
+def _description(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"format": FORMAT, "epoch": checkpoint.epoch, "arch": checkpoint.arch, "extras": dict(checkpoint.extras),
+            "labels": list(checkpoint.labels),
+            "input_shape": None if checkpoint.input_shape is None else list(checkpoint.input_shape)}
+
+
+def state_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 over names, types, shapes and little-endian bytes of all parameters and the sample, by name."""
+    hashed = hashlib.sha256()
+    arrays = dict(checkpoint.state)
+    if checkpoint.sample is not None:
+        arrays[_SAMPLE_KEY] = checkpoint.sample
+    for name in sorted(arrays):
+        array = arrays[name]
+        hashed.update(f"{name}\0{array.dtype.newbyteorder('<').str}\0{array.shape}\0".encode())
+        hashed.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
+    return hashed.hexdigest()
+
+
+def _check_digest(path: Path, checkpoint: Checkpoint, stored: Any) -> None:
+    """Files of other tools have no digest; ours must match."""
+    if stored is not None and stored != state_digest(checkpoint):
+        raise _refusal("E0508", path, "the checkpoint is damaged", found="parameters that do not match their digest",
+                       allowed="the parameters that were written")
+
+
+def write_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; at every instant the old or the new file is complete on disk.
+
+    ``.safetensors`` holds parameters, sample and description, but nothing for resuming; every other name holds a
+    torch archive with the vendor's keys and ours beside them.
+
+    Args:
+        path: the folder must exist.
+        checkpoint: `Checkpoint.training` must hold plain types and tensors.
+
+    Raises:
+        UserError: E0509 for a name that is neither kind of file, E0810 where writing fails; the old file is intact.
+    """
+    path = Path(path)
+    if path.suffix == SUFFIX_SAFETENSORS:
+        import safetensors.numpy
+
+        arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
+        if checkpoint.sample is not None:
+            arrays[_SAMPLE_KEY] = np.ascontiguousarray(checkpoint.sample)
+        metadata = {_METADATA_KEY: json.dumps(_description(checkpoint)), "digest": state_digest(checkpoint)}
+        atomic_write(path, safetensors.numpy.save(arrays, metadata))
+        return
+    if not path.name.endswith((SUFFIX_TORCH, ".pth", ".pt", ".tar")):
+        raise _refusal("E0509", path, "the kind of checkpoint is not known from the name", found=path.name,
+                       allowed=f"names ending in {SUFFIX_TORCH} or {SUFFIX_SAFETENSORS}",
+                       help=f"write {path.name}{SUFFIX_TORCH}")
+    _write_torch(path, checkpoint)
+
+
+def _write_torch(path: Path, checkpoint: Checkpoint) -> None:
+    import torch
+
+    payload: dict[str, Any] = {
+        **_description(checkpoint), "state_dict": checkpoint.tensors(), "digest": state_digest(checkpoint),
+        **checkpoint.training}
+    if checkpoint.sample is not None:
+        payload["sample"] = torch.from_numpy(np.array(checkpoint.sample))
+    atomic_write(path, lambda stream: torch.save(payload, stream))

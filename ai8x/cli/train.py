@@ -1,0 +1,167 @@
+"""The command ``train.py``: from arguments to a training run, an evaluation or a list of names.
+
+All settings of a run are fields of `ai8x.training.config.TrainConfig`; this module adds what to do with them. torch is
+imported only when there is something to do.
+
+Source: spec/ai8x-training.md sections 12 and 15; design/decisions.md "Command lines".
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ai8x.cli.common import CommandParser, run_main
+from ai8x.errors import user_error
+from ai8x.training.config import Option, TrainConfig, config_options, field_types, parse_assignment
+
+_NEWEST = ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        0 success, 1 internal error, 2 refused input, 130 interrupted (a checkpoint was written).
+    """
+    arguments = build_parser().parse_args(argv)
+    return run_main(lambda: _execute(arguments), debug=arguments.debug, json_errors=arguments.json_errors)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; every setting that is not given is absent from the result."""
+    parser = CommandParser(prog="train.py", description="Train a network for the MAX78000 and the K210, or evaluate one.",
+                           epilog="Without arguments: digitsnet learns the data set digits, which needs no download.")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    types, defaults = field_types(), TrainConfig()
+    for name, option in config_options().items():
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        _add_setting(parser, groups[option.group], name, option, types[name][0], getattr(defaults, name))
+    _add_actions(parser)
+    return parser
+
+
+def _add_setting(parser: CommandParser, group: argparse._ArgumentGroup, name: str, option: Option, kind: type,
+                 default: object) -> None:
+    """One field of the configuration as an option."""
+    text = option.help
+    if kind is not bool and default is not None:
+        text += f" (default: {default})"
+    common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+    if kind is bool:
+        if option.off_flags:
+            parser.advanced(group, *option.off_flags, action="store_false", help=f"do not {text}", **common)
+        shown = {"action": "store_true", "help": text, **common}
+    else:
+        shown = {"type": kind, "metavar": option.metavar, "help": text, **common}
+    if option.advanced:
+        parser.advanced(group, *option.flags, **shown)
+    else:
+        group.add_argument(*option.flags, **shown)
+
+
+def _add_actions(parser: CommandParser) -> None:
+    """What is not a setting of a run."""
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument("-e", "--evaluate", nargs="?", const=_NEWEST, metavar="FILE",
+                            help="only report the accuracy of a checkpoint on the test part")
+    evaluation.add_argument("-8", "--8-bit-mode", dest="integer", action="store_true",
+                            help="with --evaluate: compute in integers, as the chip does; needs a quantised file")
+    parser.advanced(evaluation, "--exp-load-weights-from", "--load-weights-from", dest="weights", metavar="FILE",
+                    help="weights to evaluate, or to start the training from")
+    parser.advanced(evaluation, "--save-sample", type=int, metavar="I",
+                    help="with --evaluate: write test item I as int8 numbers to sample_DATASET.npy")
+    running = parser.add_argument_group("going on and configuration")
+    running.add_argument("--resume", "--resume-from", nargs="?", const=_NEWEST, metavar="RUN|FILE",
+                         help="go on with a run (default: the newest), exactly where it stopped")
+    running.add_argument("--config", metavar="FILE", help="settings from a YAML file, e.g. config.yaml of another run")
+    parser.advanced(running, "--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
+                    help="one setting; wins over --config")
+    lists = parser.add_argument_group("lists")
+    lists.add_argument("--list-models", action="store_true", help="names of all models")
+    parser.advanced(lists, "--list-datasets", action="store_true", help="names of all data sets")
+    parser.advanced(lists, "--debug", action="store_true", help="show tracebacks of internal errors")
+    parser.advanced(lists, "--json-errors", action="store_true", help="print errors as JSON")
+
+
+def _execute(arguments: argparse.Namespace) -> int | None:
+    if arguments.list_models or arguments.list_datasets:
+        return _list_names(arguments)
+    settings = _given_settings(arguments)
+    if arguments.evaluate is not None:
+        return _evaluate(arguments, settings)
+    if arguments.integer:
+        raise user_error("E0621", "-8 evaluates a quantised checkpoint; it cannot train", found="-8 without --evaluate",
+                         help="add --evaluate FILE-q.pth.tar, or leave -8 out")
+    if arguments.save_sample is not None:
+        raise user_error("E0621", "--save-sample belongs to --evaluate", found="--save-sample without --evaluate",
+                         help="add --evaluate FILE")
+    if arguments.resume is not None and arguments.weights is not None:
+        raise user_error("E0621", "--resume and --exp-load-weights-from exclude each other",
+                         help="keep --resume to go on with a run, the other to start a new one")
+    from ai8x.training.session import resume_training, start_training
+
+    if arguments.resume is not None:
+        print_result(resume_training(arguments.resume, settings))
+    else:
+        print_result(start_training(settings, weights=_path(arguments.weights)))
+    return None
+
+
+def _given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings from the file, then ``--set``, then the options; a later one wins."""
+    settings: dict[str, Any] = {}
+    if arguments.config is not None:
+        from ai8x.training.run import read_config_file
+
+        settings.update(read_config_file(Path(arguments.config)))
+    settings.update(parse_assignment(text) for text in arguments.assignments)
+    settings.update({name: value for name, value in vars(arguments).items() if name in config_options()})
+    return settings
+
+
+def _evaluate(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    file = arguments.evaluate or arguments.weights
+    if not file:
+        raise user_error("E0621", "--evaluate needs a checkpoint", help="write --evaluate FILE")
+    if arguments.evaluate and arguments.weights:
+        raise user_error("E0621", "two checkpoints to evaluate", found=f"{arguments.evaluate}, {arguments.weights}",
+                         help="name one of them")
+    from ai8x.training.evaluation import EvaluationRequest, evaluate_checkpoint
+
+    request = EvaluationRequest(file=Path(file), settings=settings, integer=arguments.integer,
+                                sample_index=arguments.save_sample)
+    print_result(evaluate_checkpoint(request))
+
+
+def _list_names(arguments: argparse.Namespace) -> None:
+    from ai8x.training.registry import discover
+
+    settings = _given_settings(arguments)
+    catalogue = discover(settings.get("models_path"), settings.get("datasets_path"))
+    if arguments.list_models:
+        for model in sorted(catalogue.models.values(), key=lambda spec: spec.name):
+            print(f"{model.name:32} {model.dim}-D  {model.origin}")
+    if arguments.list_datasets:
+        for data in sorted(catalogue.datasets.values(), key=lambda spec: spec.name):
+            shape = "x".join(str(size) for size in data.input_shape)
+            print(f"{data.name:32} {shape:12} {data.num_classes:4} classes  {data.origin}")
+    for problem in catalogue.problems:
+        print(problem.format())
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """The one JSON line that ends every run."""
+    import json
+
+    print(json.dumps(result), flush=True)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text is not None else None

@@ -1,0 +1,297 @@
+"""A network file and integer parameters, put together to a `Network`.
+
+Owns names, the pairing of layers with parameters, widths and shifts. Everything that contradicts is collected and
+reported with its place in the file. Knows no chip. Start at `build_network`.
+
+Source: spec/max78000-cnn.md sections 4.2, 4.3 and 7.2; spec/ai8x-training.md sections 4 and 10.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ai8x.arithmetic import INT8, weight_type
+from ai8x.errors import Diagnostic, Diagnostics, UserError
+from ai8x.network.connections import Connections, operand_shape
+from ai8x.network.ir import NETWORK_INPUT, Activation, Layer, Network, Op, TensorShape
+from ai8x.network.operators import Geometry, entry_op, entry_subject, operator_geometry, problem
+from ai8x.network.weights import LayerParameters, correlation_kernel, hardware_bias
+from ai8x.network.yaml_file import LayerEntry, NetworkFile
+from ai8x.network.yaml_values import C_KEYWORDS
+
+_STORED_WIDTH = 8
+"""Shifts are stored relative to 8-bit weights."""
+
+
+def build_network(
+    file: NetworkFile,
+    parameters: Sequence[LayerParameters],
+    input_shape: TensorShape,
+    *,
+    checkpoint_arch: str | None = None,
+    average_rounded: bool = False,
+) -> Network:
+    """The network that the file describes, with the checkpoint's parameters.
+
+    Args:
+        file: the description; `Network.layers` has its order, so hints stay aligned.
+        parameters: in the order of the checkpoint; the k-th belongs to the k-th layer with own weights.
+        input_shape: (C, H, W) of a sample.
+        checkpoint_arch: architecture that the checkpoint names, None where it names none.
+        average_rounded: average pooling rounds instead of truncating.
+
+    Raises:
+        UserError: E0230 to E0241 contradictions in the description, E0550 to E0556 between description and
+            checkpoint; one for each layer, together.
+    """
+    diagnostics = Diagnostics()
+    _check_file(file, checkpoint_arch, diagnostics)
+    builder = _Builder(file, _pair_parameters(file, parameters, diagnostics), input_shape, average_rounded)
+    layers = [builder.layer(entry, diagnostics) for entry in file.layers]
+    diagnostics.raise_if_errors()
+    outputs = tuple(entry.position for entry in file.layers if entry.output)
+    return Network(name=file.arch, dataset=file.dataset, input_shape=input_shape,
+                   layers=tuple(layer for layer in layers if layer is not None), outputs=outputs)
+
+
+def identifier(name: str) -> str:
+    """A name as a C identifier: other characters become underscores, digits in front get a prefix."""
+    name = re.sub("[^A-Za-z0-9_]", "_", name)
+    if not re.match("[A-Za-z_]", name):
+        name = f"layer_{name}"
+    return f"{name}_" if name in C_KEYWORDS else name
+
+
+def _check_file(file: NetworkFile, checkpoint_arch: str | None, diagnostics: Diagnostics) -> None:
+    """What the file as a whole asks for: another architecture, or features that are not available."""
+    if checkpoint_arch is not None and checkpoint_arch.lower() != file.arch.lower():
+        diagnostics.add(Diagnostic(
+            code="E0550", message=f"the checkpoint is of architecture '{checkpoint_arch}'",
+            source=file.sources.get("arch"), found=file.arch, allowed=f"arch: {checkpoint_arch}",
+            help=f"use the checkpoint of {file.arch}, or write arch: {checkpoint_arch}"))
+    unavailable = {"data_buffer": file.data_buffer, "weights": file.weights, "bias": file.bias}
+    for key, value in unavailable.items():
+        if value is not None:
+            diagnostics.add(Diagnostic(
+                code="E0240", message=f"{key} is not available in this version", source=file.sources.get(key),
+                allowed="no such key", help="remove the key" if key == "data_buffer" else "give a checkpoint instead"))
+
+
+def _pair_parameters(
+    file: NetworkFile, parameters: Sequence[LayerParameters], diagnostics: Diagnostics
+) -> Mapping[int, LayerParameters]:
+    """Position -> parameters, for the layers that have their own."""
+    weighted = [entry for entry in file.layers if entry_op(entry).has_weights and entry.weight_source is None]
+    if len(weighted) != len(parameters):
+        if len(weighted) < len(parameters):
+            found = f"'{parameters[len(weighted)].name}' is the first without a layer"
+        else:
+            found = f"layer {weighted[len(parameters)].position} is the first without weights"
+        diagnostics.add(Diagnostic(
+            code="E0551", message=f"{len(weighted)} layers need weights, the checkpoint has {len(parameters)}",
+            source=file.sources.get("layers"), found=found,
+            allowed="weights for every layer with an operator, none for pass-through layers",
+            help="use the checkpoint of this architecture, or complete the list of layers"))
+    return {entry.position: layer for entry, layer in zip(weighted, parameters, strict=False)}
+
+
+class _Builder:
+    """Builds one layer after the other; remembers shapes and names."""
+
+    def __init__(self, file: NetworkFile, parameters: Mapping[int, LayerParameters], input_shape: TensorShape,
+                 average_rounded: bool) -> None:
+        self._parameters = parameters
+        self._connections = Connections(file)
+        self._entries = file.layers
+        self._average_rounded = average_rounded
+        self._shapes: dict[int, TensorShape] = {NETWORK_INPUT: input_shape}
+        self._names = _unique_names(file.layers, parameters)
+
+    def layer(self, entry: LayerEntry, diagnostics: Diagnostics) -> Layer | None:
+        """The layer, or None after a finding or where the shape of a source is unknown because of one."""
+        try:
+            _refuse_unavailable(entry)
+            self._connections.follower_problem(entry)
+            inputs = self._connections.inputs(entry)
+            if any(source not in self._shapes for source in inputs):
+                return None
+            operand = operand_shape(entry, [self._shapes[source] for source in inputs])
+            geometry = operator_geometry(entry, operand)
+            return self._complete(entry, inputs, operand, geometry)
+        except UserError as error:
+            for diagnostic in error.diagnostics:
+                diagnostics.add(diagnostic)
+            return None
+
+    def _complete(self, entry: LayerEntry, inputs: tuple[int, ...], operand: TensorShape,
+                  geometry: Geometry) -> Layer | None:
+        values: dict[str, Any] = {}
+        channels = operand.channels
+        if geometry.conv is not None:
+            source, own = self._own_parameters(entry)
+            if own is None:
+                return None
+            features = operand.channels
+            if entry.flatten:
+                features *= math.prod(geometry.pool.output_size(operand.height, operand.width))
+            channels = _out_channels(entry, own)
+            self._shapes[entry.position] = TensorShape(channels, geometry.out_height, geometry.out_width)
+            values = _layer_parameters(entry, own, features, geometry)
+            values["weight_source"] = source
+        if entry.out_channels not in (None, channels):
+            raise problem(entry, "E0239", "out_channels does not match", "out_channels", found=str(entry.out_channels),
+                          allowed=str(channels), help="remove the key")
+        out_shape = TensorShape(channels, geometry.out_height, geometry.out_width)
+        self._shapes[entry.position] = out_shape
+        return Layer(
+            name=self._names[entry.position], index=entry.position, op=entry_op(entry), inputs=inputs,
+            operand_shape=operand, out_shape=out_shape, pool=geometry.pool, eltwise=entry.eltwise,
+            pool_first=entry.pool_first is not False, conv=geometry.conv, flatten=bool(entry.flatten),
+            activation=entry.activate or Activation.NONE, output_bits=entry.output_width or 8,
+            average_rounded=self._average_rounded, in_crop=entry.in_crop or (0, 0), is_output=bool(entry.output),
+            source=entry.source, **values)
+
+    def _own_parameters(self, entry: LayerEntry) -> tuple[int | None, LayerParameters | None]:
+        """(position of the layer that lends its weights or None, parameters or None if they are missing)."""
+        if entry.weight_source is None:
+            return None, self._parameters.get(entry.position)
+        source = self._connections.position(entry, entry.weight_source, "weight_source")
+        if source == entry.position or source == NETWORK_INPUT or self._entries[source].weight_source is not None \
+                or not entry_op(self._entries[source]).has_weights:
+            raise problem(entry, "E0241", "weight_source names a layer without weights of its own", "weight_source",
+                          found=str(entry.weight_source), allowed="another layer with weights in the checkpoint",
+                          help="name the layer that owns the weights")
+        return source, self._parameters.get(source)
+
+
+def _refuse_unavailable(entry: LayerEntry) -> None:
+    wanted = {"buffer_shift": entry.buffer_shift, "buffer_insert": entry.buffer_insert,
+              "in_channel_skip": entry.in_channel_skip}
+    for key, value in wanted.items():
+        if value:
+            action = "drop the channels in the sample itself" if key == "in_channel_skip" else "remove the key"
+            raise problem(entry, "E0240", f"{key} is not available in this version", key, found=str(value),
+                          allowed="no such key", help=action)
+
+
+def _unique_names(entries: Sequence[LayerEntry], parameters: Mapping[int, LayerParameters]) -> tuple[str, ...]:
+    """Names by position: the file's, else the checkpoint's, else ``layer<position>``; C identifiers, unique.
+
+    A checkpoint's own ``layer<number>`` is replaced where the number is not the position: it would mislead.
+    """
+    names: list[str] = []
+    taken = {identifier(entry.name) for entry in entries if entry.name is not None}
+    for entry in entries:
+        default = f"layer{entry.position}"
+        own = parameters.get(entry.position)
+        stored = identifier(own.name) if own is not None else default
+        if entry.name is not None:
+            name = identifier(entry.name)
+        else:
+            name = default if re.fullmatch("layer[0-9]+", stored) else stored
+        is_taken = name in names or (entry.name is None and name in taken)
+        while is_taken:
+            name = f"{name}_{entry.position}"
+            is_taken = name in names or name in taken
+        names.append(name)
+    return tuple(names)
+
+
+def _checkpoint_problem(entry: LayerEntry, own: LayerParameters, code: str, message: str, *keys: str, found: str,
+                        allowed: str, help: str) -> UserError:
+    """An error between a layer and its parameters; both names are in the message."""
+    subject = entry_subject(entry)
+    return UserError(subject.finding(code, f"{message} (checkpoint layer '{own.name}' of {own.file})",
+                                     entry.place(*keys), found=found, allowed=allowed, help=help))
+
+
+def _out_channels(entry: LayerEntry, own: LayerParameters) -> int:
+    """Output channels that the weights imply."""
+    if entry_op(entry) is Op.CONV_TRANSPOSE2D and own.weight.ndim == 4:
+        return int(own.weight.shape[1]) * (entry.groups or 1)
+    return int(own.weight.shape[0])
+
+
+def _kernel(entry: LayerEntry, own: LayerParameters, features: int, geometry: Geometry) -> NDArray[Any]:
+    """Weights as (out, in/groups, row, column), of the shape that the layer needs.
+
+    Raises:
+        UserError: E0552.
+    """
+    conv = geometry.conv
+    if conv is None:
+        raise ValueError("a pass-through has no kernel")
+    weight = own.weight
+    out_channels = _out_channels(entry, own)
+    groups = conv.groups
+    is_transposed = entry_op(entry) is Op.CONV_TRANSPOSE2D
+    expected: tuple[int, ...] = (out_channels, features // groups, *conv.kernel)
+    if is_transposed:
+        expected = (features, out_channels // groups, *conv.kernel)
+    shape = weight.shape + (1,) * (4 - weight.ndim)
+    if features % groups or out_channels % groups or shape != expected:
+        stored = "x".join(map(str, weight.shape))
+        wanted = "x".join(map(str, expected))
+        raise _checkpoint_problem(
+            entry, own, "E0552", f"weights of {stored} do not belong here, the checkpoint is of another architecture",
+            "kernel_size", "op", found=f"{stored} in {own.weight_key}",
+            allowed=f"{wanted} for {features} input channels" + (f" in {groups} groups" if groups > 1 else ""),
+            help=f"use the checkpoint of this network, or check operator and kernel_size of layer {entry.position} and "
+                 "the shape of the sample")
+    weight = weight.reshape(shape)
+    return correlation_kernel(weight, groups) if is_transposed else weight
+
+
+def _layer_parameters(entry: LayerEntry, own: LayerParameters, features: int, geometry: Geometry) -> dict[str, Any]:
+    """Keyword arguments of `Layer` that come from the checkpoint.
+
+    Raises:
+        UserError: E0552 shape, E0553 weights beyond their width, E0554 bias shape, E0555 bias range.
+    """
+    weights = _kernel(entry, own, features, geometry)
+    bits = _weight_bits(entry, own)
+    allowed = weight_type(bits)
+    if not allowed.allows(weights):
+        raise _checkpoint_problem(
+            entry, own, "E0553", f"weights do not fit {bits} bits", "quantization",
+            found=f"{weights.min()} to {weights.max()} in {own.weight_key}", allowed=f"{allowed.min} to {allowed.max}",
+            help=f"run quantize.py with {bits} bits for this layer, or write a larger quantization:")
+    shift = own.output_shift if entry.output_shift is None else entry.output_shift
+    return {"weights": weights, "bias": _bias(entry, own, bits, weights.shape[0]), "weight_bits": bits,
+            "output_shift": shift + _STORED_WIDTH - bits}
+
+
+def _weight_bits(entry: LayerEntry, own: LayerParameters) -> int:
+    """Width of the weights: the file's, else the checkpoint's; all-zero weights need one bit only.
+
+    All-zero weights with a bias keep their width, because the bias is scaled by it.
+    """
+    if entry.quantization is not None:
+        return entry.quantization
+    if not own.weight.any() and own.bias is None:
+        return 1
+    return own.weight_bits
+
+
+def _bias(entry: LayerEntry, own: LayerParameters, bits: int, out_channels: int) -> NDArray[Any] | None:
+    """int8 values of the bias, or None where all of them are 0."""
+    if own.bias is None:
+        return None
+    if own.bias.shape != (out_channels,):
+        raise _checkpoint_problem(
+            entry, own, "E0554", f"{own.bias.shape[0]} bias values for {out_channels} output channels", "op",
+            found=str(own.bias.shape[0]), allowed=str(out_channels), help="use the checkpoint of this network")
+    bias = hardware_bias(own.bias, bits)
+    if not INT8.allows(bias):
+        scale = 1 << (bits - 1)
+        raise _checkpoint_problem(
+            entry, own, "E0555", "bias does not fit 8 bits", "quantization",
+            found=f"{own.bias.min()} to {own.bias.max()}, divided by {scale}: {bias.min()} to {bias.max()}",
+            allowed=f"{INT8.min * scale} to {(INT8.max + 1) * scale - 1}",
+            help="quantise again with quantize.py; the stored bias is scaled by 2**(bits - 1)")
+    return bias if bias.any() else None

@@ -1,0 +1,152 @@
+"""Accuracy of a stored checkpoint on the test part: ``train.py --evaluate``.
+
+Whether BatchNorm is folded and whether the numbers are integers is read off the file; no policy is needed. Start at
+`evaluate_checkpoint`.
+
+Source: spec/ai8x-training.md section 15; section 18, defects 4, 9 and 19.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ai8x.checkpoint import Checkpoint, read_checkpoint
+from ai8x.errors import Source, user_error
+from ai8x.files import atomic_write
+from ai8x.nn.base import Mode, set_integer_mode
+from ai8x.nn.loading import load_state
+from ai8x.training.checkpoints import saved_settings
+from ai8x.training.config import TrainConfig, resolve_config
+from ai8x.training.data import BatchPlan, DataSpec, LoaderArguments, Parts, Samples
+from ai8x.training.loop import create_objective, evaluate
+from ai8x.training.metrics import Evaluation, format_confusion
+from ai8x.training.progress import Reporter
+from ai8x.training.registry import ModelSpec, create_model, discover, find_dataset, find_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
+    """What to evaluate.
+
+    Args:
+        file: checkpoint of any generation.
+        settings: given by the user; they win over those in the file.
+        integer: the user asked for integer numerics (``-8``), so anything but a quantised file is refused.
+        sample_index: test item to write as a sample, or None.
+    """
+
+    file: Path
+    settings: Mapping[str, Any]
+    integer: bool = False
+    sample_index: int | None = None
+
+
+def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Evaluate, say so, and return the figures for the JSON line.
+
+    Raises:
+        UserError: E05xx for a file that does not fit, E0520 for ``-8`` with a file that is not quantised.
+    """
+    reporter = reporter or Reporter()
+    checkpoint = read_checkpoint(request.file)
+    config = resolve_config(saved_settings(checkpoint), request.settings)
+    catalogue = discover(config.models_path, config.datasets_path)
+    data = find_dataset(catalogue, config.dataset)
+    device = choose_device(config)
+    model = create_model(find_model(catalogue, config.arch), data, config)
+    mode = load_state(model, checkpoint.tensors()).mode
+    if request.integer:
+        set_integer_mode(model)
+    model.to(device)
+    if mode is Mode.INTEGER and not request.integer:
+        reporter.line("the checkpoint is quantised: evaluating with integers, as with -8")
+    parts = load_parts(data, config, integer=mode is Mode.INTEGER)
+    reporter.line(f"--- test ---------------------  {mode.value}, {len(parts.test)} samples")
+    result = evaluate(model, parts.test, create_objective(data, device))
+    reporter.line(result.summary())
+    if config.confusion:
+        reporter.line("==> Confusion:\n" + format_confusion(result.confusion, data.labels))
+    figures = {"status": "evaluated", "checkpoint": str(request.file), "arch": config.arch, "dataset": config.dataset,
+               "mode": mode.value, **describe(result)}
+    if request.sample_index is not None:
+        figures["sample"] = str(_save_sample(parts.test, request.sample_index, data, mode))
+    return figures
+
+
+def describe(result: Evaluation) -> dict[str, Any]:
+    """Figures as plain values."""
+    return {"top1": round(result.top1, 4), "top5": round(result.top5, 4), "loss": result.loss, "count": result.count}
+
+
+def choose_device(config: TrainConfig) -> torch.device:
+    """A GPU where there is one, unless ``--cpu``."""
+    return torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+
+
+def load_parts(data: DataSpec, config: TrainConfig, *, integer: bool) -> Parts:
+    """The parts of a data set as a configuration asks for them.
+
+    Args:
+        data: record of the data set.
+        config: settings.
+        integer: inputs -128..127 instead of these divided by 128.
+    """
+    return data.loader(LoaderArguments(
+        act_mode_8bit=integer, truncate_testset=config.truncate_testset, folder=Path(config.data),
+        download=config.download, validation_split=config.validation_split, workers=config.workers))
+
+
+def evaluate_state(spec: ModelSpec, data: DataSpec, config: TrainConfig, state: Mapping[str, Any],
+                   parts: Parts) -> tuple[Evaluation, nn.Module]:
+    """Test accuracy of a state in a model of its own, and that model.
+
+    Args:
+        spec: of the model.
+        data: record of the data set.
+        config: settings.
+        state: float, QAT or quantised tensors.
+        parts: loaded with integers exactly for a quantised state.
+    """
+    device = choose_device(config)
+    model = create_model(spec, data, config)
+    load_state(model, state)
+    model.to(device)
+    return evaluate(model, parts.test, create_objective(data, device)), model
+
+
+def test_item(samples: Samples, index: int) -> torch.Tensor:
+    """One item of a part as the network sees it.
+
+    Raises:
+        UserError: E0625 for an index beyond the part.
+    """
+    if not 0 <= index < len(samples):
+        raise user_error("E0625", "no such test item", found=str(index), allowed=f"0 to {len(samples) - 1}",
+                         help="give --save-sample a smaller number")
+    first = next(samples.batches(BatchPlan(batch_size=index + 1)))
+    return first[0][index]
+
+
+def _save_sample(samples: Samples, index: int, data: DataSpec, mode: Mode) -> Path:
+    """Write a test item as int64 numbers within the int8 range, as ai8x-training does."""
+    item = test_item(samples, index)
+    steps = item if mode is Mode.INTEGER else item * 128
+    buffer = io.BytesIO()
+    np.save(buffer, steps.round().clamp(-128, 127).numpy().astype(np.int64))
+    path = Path(f"sample_{data.name.lower()}.npy")
+    atomic_write(path, buffer.getvalue())
+    return path
+
+
+def checkpoint_place(checkpoint: Checkpoint, file: Path) -> Source:
+    """The file as a whole, for messages."""
+    del checkpoint
+    return Source(file=str(file))

@@ -1,0 +1,84 @@
+"""Holding a run of the kmodel against the reference, for every layer of the network.
+
+On the KPU the pooling of the next layer is fused into its producer, so there the pooled tensor is compared; the
+lowering recorded which tensor shows which layer. Start at `compare_kmodel`.
+
+Source: design/decisions.md "Verification record"; spec/k210-kmodel.md section 13.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai8x.errors import HardwareFault
+from ai8x.k210.interpreter import KmodelRun, run_kmodel
+from ai8x.k210.lower import LoweredModel, device_image
+from ai8x.k210.parameters import ZERO_POINT
+from ai8x.k210.steps import ConvStep, CpuStep, LayerResult
+from ai8x.network.ir import Layer, Network, Op, PoolSpec, TensorShape
+from ai8x.network.reference import Trace, compare_layer, run_layer
+from ai8x.verify import Verdict
+
+WITNESS = "kmodel"
+
+
+def verify_kmodel(network: Network, lowered: LoweredModel, sample: NDArray[Any], trace: Trace) -> Verdict:
+    """Run the kmodel's bytes on the KPU simulator and compare every layer.
+
+    Args:
+        network: what was lowered.
+        lowered: the result of `ai8x.k210.lower.lower_network`; its bytes are read back, not its dataclasses.
+        sample: int8 array (C, H, W).
+        trace: the reference's outputs for the same sample.
+    """
+    try:
+        run = run_kmodel(lowered.data, device_image(sample))
+    except HardwareFault as fault:
+        return Verdict(witness=WITNESS, difference=str(fault))
+    return compare_kmodel(network, lowered, run, sample, trace)
+
+
+def compare_kmodel(network: Network, lowered: LoweredModel, run: KmodelRun, sample: NDArray[Any],
+                   trace: Trace) -> Verdict:
+    """The first difference between a run and the reference, in the order of the network's layers."""
+    for layer, result in zip(network.layers, lowered.results, strict=True):
+        expected = trace[layer.index] if result.pool is None else pooled(layer, trace[layer.index], result.pool)
+        found = visible_tensor(lowered, run, result, sample)
+        difference = compare_layer(layer, expected, found.reshape(expected.shape))
+        if difference:
+            seen = " (seen through the pooling of the next layer)" if result.pool else ""
+            return Verdict(witness=WITNESS, difference=f"{difference}{seen}")
+    return Verdict(witness=WITNESS)
+
+
+def visible_tensor(lowered: LoweredModel, run: KmodelRun, result: LayerResult,
+                   sample: NDArray[Any]) -> NDArray[np.int64]:
+    """The integers of a network layer as a run shows them."""
+    if result.step < 0:
+        return np.asarray(sample, np.int64)
+    step = lowered.steps[result.step]
+    if isinstance(step, ConvStep):
+        return run.layers[result.step].astype(np.int64) - ZERO_POINT
+    return _vector(step, run.tensors[result.step], wide=result.wide)
+
+
+def _vector(step: CpuStep, content: NDArray[np.uint8], *, wide: bool) -> NDArray[np.int64]:
+    """A CPU layer's result: accumulators as whole floats, or bytes."""
+    if not wide:
+        return content.astype(np.int64) - ZERO_POINT
+    values = content.view(np.float32).astype(np.float64)
+    if not np.array_equal(values, np.rint(values)):
+        raise HardwareFault(f"{step.name}: the sums are not whole numbers: {values[values != np.rint(values)][0]}")
+    return values.astype(np.int64)
+
+
+def pooled(layer: Layer, tensor: NDArray[Any], pool: PoolSpec) -> NDArray[Any]:
+    """The reference's pooling of a layer's output."""
+    height, width = pool.output_size(layer.out_shape.height, layer.out_shape.width)
+    pooling = Layer(name=f"{layer.name}_pooled", index=layer.index + 1, op=Op.PASSTHROUGH, inputs=(layer.index,),
+                    operand_shape=layer.out_shape, out_shape=TensorShape(layer.out_shape.channels, height, width),
+                    pool=pool)
+    return run_layer(pooling, [tensor[None]])[0]

@@ -1,0 +1,438 @@
+"""A Cortex-M4 core: the emulator executes the instructions, the rest of the core is here.
+
+Owns the run loop, exception entry and return, sleeping, and the classification of why execution ended. Knows
+nothing of a particular chip: memories and peripherals are attached from outside. Start at `CortexM.run`.
+
+The emulator knows no interrupts, and a peripheral cannot stop it (the access would be repeated). So the core runs in
+slices; between two slices it carries out due events and takes exceptions. Hooks on single addresses end a slice
+early where firmware could otherwise notice: behind instructions that unmask interrupts, and behind barriers.
+
+Source: spec/virtual-boards.md sections 3.2 and 3.5.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ai8x.errors import HardwareFault, Source, user_error
+from ai8x.virtual.bus import BusDevice
+from ai8x.virtual.clock import VirtualTime
+from ai8x.virtual.elf import Program
+from ai8x.virtual.emulator import BadAccess, Emulator, Memory
+from ai8x.virtual.nvic import FIRST_IRQ, SVCALL, SYSTEM_BASE, SYSTEM_SIZE, Masks, SystemControl
+
+SLICE_INSTRUCTIONS = 20_000
+"""Instructions between two looks at events and interrupts; larger gains nothing, smaller costs time."""
+
+_ACCESS_COST = 50
+"""What a bus access is charged to the budget, in instructions: it takes about as long to emulate."""
+_EARLY_COST = 200
+"""What a slice that ends early is charged; how much of it was executed is not known."""
+_AFTER_FAILURE = 2_000_000
+"""Instructions granted after the firmware called its failure function, so that it can print its message."""
+_FAILURE_FUNCTIONS = ("fail", "mxc_assert", "__assert_func", "abort")
+
+_BASIC_FRAME, _EXTENDED_FRAME = 8, 26  # words
+_FRAME_REGISTERS = ("R0", "R1", "R2", "R3", "R12", "LR")
+_EXC_RETURNS = (0xFFFF_FFE1, 0xFFFF_FFE9, 0xFFFF_FFF1, 0xFFFF_FFF9)
+_NOT_EXTENDED = 1 << 4  # of EXC_RETURN
+_FPCA, _SPSEL = 1 << 2, 1 << 1  # of CONTROL
+_FLAGS = 0xF80F_0000
+_THUMB, _ALIGNED = 1 << 24, 1 << 9  # of xPSR
+
+_WFI, _WFE, _SEV, _BRANCH_TO_SELF = 0xBF30, 0xBF20, 0xBF40, 0xE7FE
+_UNMASKING = (0xB661, 0xB662, 0xB663)  # cpsie f, i, if
+_BARRIERS = ((0xF3BF, 0x8F4F), (0xF3BF, 0x8F6F))  # dsb sy, isb sy
+_MSR = 0xF380  # msr special, rn: the low 4 bits are n
+_MSR_MASKS = (0x8810, 0x8811, 0x8812, 0x8813)  # primask, basepri, basepri_max, faultmask
+_PREFETCH_ABORT, _SUPERVISOR_CALL, _BREAKPOINT, _EXCEPTION_EXIT = 3, 2, 7, 8  # the emulator's numbers
+
+
+class StopCause(enum.Enum):
+    """Why the firmware ended; a closed set."""
+
+    RETURNED = "main returned"
+    EXITED = "exit called"
+    DEADLOCK = "sleeps for ever"
+    ENDLESS_LOOP = "endless loop"
+    BUDGET = "instruction budget exceeded"
+    BUS_FAULT = "bus fault"
+    UNDEFINED = "undefined instruction"
+    BREAKPOINT = "breakpoint instruction"
+    FPU_DISABLED = "floating-point unit not enabled"
+    RESET = "reset requested"
+    UNSUPPORTED = "not modelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The end of a run.
+
+    Args:
+        cause: its kind.
+        reason: one sentence with the place, for the user.
+    """
+
+    cause: StopCause
+    reason: str
+
+
+class CortexM:
+    """The core with its memories; peripherals are attached before `run`.
+
+    Args:
+        program: what to execute.
+        memories: flash and RAM; the first holds the vector table at its start.
+        time: virtual time.
+        system: the system control space.
+        budget: instructions after which the run is given up; bus accesses count for fifty.
+        seed: of the arbitrary bytes that RAM holds before the start.
+
+    Raises:
+        UserError: E0801 Unicorn is not installed, E0807 no main, E0808 the program does not fit the memories.
+    """
+
+    def __init__(self, program: Program, memories: tuple[Memory, ...], time: VirtualTime, system: SystemControl, *,
+                 budget: int, seed: int) -> None:
+        self.program = program
+        self.time = time
+        self.system = system
+        self.emulator = Emulator(time)
+        self.explain_wait: Callable[[], str] = str
+        """Gives words on what the chip waits for, for the report of a deadlock."""
+        self._budget = self._budget_total = budget
+        self._failure = ""
+        self._exited = False
+        self._event_register = False
+        self._sleeping = False
+        self._load(memories, seed)
+        self._add_hooks()
+        self.map_device(SYSTEM_BASE, SYSTEM_SIZE, system)
+        self._main = self._symbol_of_main()
+        self._until = self._main
+        self.pc = self.emulator.word(memories[0].base + 4) & ~1
+        """Address of the next instruction."""
+        self.emulator.set("SP", self.emulator.word(memories[0].base))
+        self.emulator.set("LR", 0xFFFF_FFFF)
+
+    def map_device(self, base: int, size: int, device: BusDevice) -> None:
+        """Attach a peripheral to a range of whole pages."""
+        self.emulator.map_device(base, size, device)
+
+    # --- set-up ---------------------------------------------------------------------------------------------------
+
+    def _load(self, memories: tuple[Memory, ...], seed: int) -> None:
+        generator = random.Random(seed)  # noqa: S311 - reproducible arbitrary content, not a secret
+        for memory in memories:
+            self.emulator.map_memory(memory, generator)
+        for segment in self.program.segments:
+            end = segment.address + len(segment.data)
+            if not any(m.base <= segment.address and end <= m.base + m.size for m in memories):
+                places = ", ".join(f"{m.name} 0x{m.base:08x} to 0x{m.base + m.size - 1:08x}" for m in memories)
+                raise user_error("E0808", "the program lies outside the chip's memories",
+                                 source=Source(file=str(self.program.path)),
+                                 found=f"0x{segment.address:08x} to 0x{end - 1:08x}", allowed=places)
+            self.emulator.write(segment.address, segment.data)
+
+    def _symbol_of_main(self) -> int:
+        if "main" not in self.program.symbols:
+            raise user_error("E0807", "the firmware has no symbol main", source=Source(file=str(self.program.path)),
+                             help="link the firmware without stripping its symbols")
+        return self.program.symbols["main"]
+
+    def _add_hooks(self) -> None:
+        for segment in self.program.segments:
+            if segment.executable:
+                self._hook_instructions(segment.address, segment.data)
+        for name in _FAILURE_FUNCTIONS:
+            if name in self.program.symbols:
+                self.emulator.hook(self.program.symbols[name], self._on_failure)
+        if "_exit" in self.program.symbols:
+            self.emulator.hook(self.program.symbols["_exit"], self._on_exit)
+
+    def _hook_instructions(self, base: int, code: bytes) -> None:
+        """Hooks on instructions that need us; halfwords that only look like one are never executed as such."""
+        halves = memoryview(code[: len(code) & ~1]).cast("H")
+        for i, half in enumerate(halves):
+            address = base + 2 * i
+            following = halves[i + 1] if i + 1 < len(halves) else 0
+            if half == _WFI:
+                self.emulator.hook(address, self._on_wfi)
+            elif half == _SEV:
+                self.emulator.hook(address, self._on_sev)
+            elif half in _UNMASKING:
+                self.emulator.hook(address + 2, self._on_chance)
+            elif (half, following) in _BARRIERS or (half & 0xFFF0 == _MSR and following in _MSR_MASKS):
+                self.emulator.hook(address + 4, self._on_chance)
+
+    def _on_wfi(self, address: int) -> None:
+        self.emulator.signals.sleep_at = address
+
+    def _on_sev(self, _address: int) -> None:
+        self._event_register = True
+
+    def _on_chance(self, _address: int) -> None:
+        """A pending exception may be due here: end the slice."""
+        if self.system.waiting and self.system.next_exception(self._masks()) is not None:
+            self.emulator.stop()
+
+    def _on_failure(self, address: int) -> None:
+        if not self._failure:
+            name = self.program.function(address)
+            self._failure = f"{name}() was called from {self._caller()}"
+            self._budget = min(self._budget, _AFTER_FAILURE)
+
+    def _on_exit(self, _address: int) -> None:
+        self._exited = True
+        self.emulator.stop()
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def run(self) -> Stop:
+        """Execute until the program ends or cannot go on.
+
+        Raises:
+            HardwareFault: a peripheral refused an access; the message names the place in the firmware.
+        """
+        while True:
+            stop = self.step(SLICE_INSTRUCTIONS)
+            if stop is not None:
+                return stop
+
+    def step(self, count: int) -> Stop | None:
+        """Carry out due events, take the most urgent exception, execute up to `count` instructions.
+
+        Raises:
+            HardwareFault: as `run`.
+        """
+        try:
+            self.time.run_due()
+            if self._sleeping:
+                return self._sleep()
+            exception = self.system.next_exception(self._masks()) if self.system.waiting else None
+            if exception is not None and (stop := self._enter(exception)) is not None:
+                return stop
+            next_fs = self.time.next_event_fs()
+            if next_fs is not None:
+                count = min(count, max(1, -(-(next_fs - self.time.now_fs) // self.time.cycle_fs)))
+            return self._slice(count)
+        except HardwareFault as error:
+            raise HardwareFault(f"{error}; firmware at {self.program.locate(self.pc)}") from error
+
+    def _slice(self, count: int) -> Stop | None:
+        self.time.begin_slice()
+        before = self.emulator.accesses
+        problem = self.emulator.execute(self.pc, self._until, count)
+        self.pc = self.emulator.get("PC") & ~1
+        self._budget -= (self.emulator.accesses - before) * _ACCESS_COST
+        if self.emulator.signals.error is not None:
+            raise self.emulator.signals.error
+        if self._exited:
+            return self._stop(StopCause.EXITED, self._failure or f"exit({_signed(self.emulator.get('R0'))}) was called")
+        if not self.system.fpu_enabled and self.emulator.get("CONTROL") & _FPCA:
+            return self._stop(StopCause.FPU_DISABLED, "a floating-point instruction ran although CPACR (0xe000ed88) "
+                              "does not enable the floating-point unit")
+        stop = self._classify(problem, count)
+        if stop is None and self.system.reset_requested:
+            return self._stop(StopCause.RESET, "the firmware requested a system reset")
+        return self._give_up() if stop is None and self._budget <= 0 else stop
+
+    def _classify(self, problem: Exception | None, count: int) -> Stop | None:
+        """Why the slice ended; None where the firmware goes on."""
+        signals = self.emulator.signals
+        if signals.interrupt is not None:
+            return self._internal_exception(signals.interrupt)
+        if problem is not None:
+            return self._emulator_error(problem)
+        if self.pc == self._until:
+            return self._reached()
+        if signals.sleep_at is not None and self.pc == signals.sleep_at + 2:
+            self._budget -= _EARLY_COST
+            return self._sleep()
+        self._budget -= count
+        if self.emulator.half(self.pc) == _BRANCH_TO_SELF:
+            return self._spin()
+        if not self.time.restarted and not self.system.waiting:
+            self.time.advance_cycles(count)
+        return None
+
+    def _reached(self) -> Stop | None:
+        """Either main begins or it has returned."""
+        if self._until == self._main:
+            self._until = self.emulator.get("LR") & ~1
+            return None
+        return Stop(cause=StopCause.RETURNED, reason=f"main returned {_signed(self.emulator.get('R0'))}")
+
+    def _emulator_error(self, problem: Exception) -> Stop | None:
+        bad_access = self.emulator.signals.bad_access
+        if bad_access is not None:
+            return self._bus_fault(bad_access)
+        if self.emulator.half(self.pc - 2) == _WFE:
+            self._budget -= _EARLY_COST
+            if self._event_register:
+                self._event_register = False
+                return None
+            return self._sleep()
+        return self._stop(StopCause.UNDEFINED, f"cannot execute 0x{self.emulator.half(self.pc):04x} ({problem})")
+
+    def _internal_exception(self, number: int) -> Stop | None:
+        """The emulator met something that only exception logic can handle."""
+        if number in (_EXCEPTION_EXIT, _PREFETCH_ABORT) and self._is_exception_return(self.pc):
+            return self._return(self.pc | 1)
+        if number == _SUPERVISOR_CALL:
+            self.system.pend(SVCALL)
+            if self.system.next_exception(self._masks()) != SVCALL:
+                return self._stop(StopCause.UNSUPPORTED, "SVC where its priority does not allow it: a hard fault")
+            return None
+        if number == _BREAKPOINT:
+            return self._stop(StopCause.BREAKPOINT, "a breakpoint instruction was executed")
+        if self.emulator.signals.bad_access is not None:
+            return self._bus_fault(self.emulator.signals.bad_access)
+        return self._stop(StopCause.UNDEFINED, f"the processor raised its internal exception {number}")
+
+    def _bus_fault(self, access: BadAccess) -> Stop | None:
+        if access.kind == "fetch":
+            if self._is_exception_return(access.address):
+                return self._return(access.address | 1)
+            return Stop(cause=StopCause.BUS_FAULT, reason=f"bus fault: jump to 0x{access.address:08x}, where there is "
+                        f"no memory; the last call came from {self._caller()}")
+        if access.kind == "write to flash":
+            what = f"{access.size}-byte write to flash at 0x{access.address:08x}"
+        else:
+            preposition = "from" if access.kind == "read" else "to"
+            what = f"{access.size}-byte {access.kind} {preposition} 0x{access.address:08x}, where there is nothing"
+            what += " (null pointer)" if access.address < 0x1000 else ""
+        return self._stop(StopCause.BUS_FAULT, f"bus fault: {what}")
+
+    def _spin(self) -> Stop | None:
+        """A branch to itself: only an interrupt can end it, so let time jump as if asleep."""
+        if self.system.next_exception(self._masks()) is not None:
+            return None
+        if not self.time.can_wake(self.system.is_enabled):
+            if self._failure:
+                return self._stop(StopCause.ENDLESS_LOOP, f"{self._failure}; endless loop")
+            return self._stop(StopCause.ENDLESS_LOOP, "endless loop that no interrupt can end")
+        self.time.jump()
+        return None
+
+    def _sleep(self) -> Stop | None:
+        """WFI or WFE: jump through time until something wakes the core."""
+        self._sleeping = True
+        while not self.system.wakes(self._masks()):
+            if not self.time.can_wake(self.system.is_enabled):
+                irqs = ", ".join(map(str, self.system.enabled_irqs)) or "none"
+                why = self.explain_wait()
+                return self._stop(StopCause.DEADLOCK, "sleeps and no interrupt can come (enabled interrupts: "
+                                  f"{irqs}{'; ' + why if why else ''})")
+            self.time.jump()
+            self._budget -= _EARLY_COST
+            if self._budget <= 0:
+                return self._give_up()
+        self._sleeping = False
+        return None
+
+    def _give_up(self) -> Stop:
+        why = f"{self._failure}; it did not end" if self._failure else ""
+        return self._stop(StopCause.BUDGET, why or f"instruction budget of {self._budget_total:,} exceeded")
+
+    # --- exceptions -----------------------------------------------------------------------------------------------
+
+    def _enter(self, number: int) -> Stop | None:
+        """Stack the frame and go to the handler."""
+        control = self.emulator.get("CONTROL")
+        if control & _SPSEL:
+            return self._stop(StopCause.UNSUPPORTED, "an exception came while the process stack (PSP) was in use")
+        extended = bool(control & _FPCA)
+        stack = self.emulator.get("SP")
+        frame = (stack - 4 * (_EXTENDED_FRAME if extended else _BASIC_FRAME)) & ~7
+        if not self.emulator.write(frame, self._frame(extended=extended, aligned=stack % 8 != 0)):
+            return self._stop(StopCause.BUS_FAULT, f"the stack pointer 0x{stack:08x} has left memory when "
+                              f"{_exception_name(number)} came")
+        vector = self.system.vectors + 4 * number
+        handler = self.emulator.word(vector)
+        if not handler & 1:
+            return self._stop(StopCause.UNSUPPORTED, f"{_exception_name(number)} has no handler: its vector at "
+                              f"0x{vector:08x} is 0x{handler:08x}")
+        return_code = 0xFFFF_FFF1 if self.system.active else 0xFFFF_FFF9
+        self.system.enter(number)
+        self._event_register = True
+        self.emulator.set("IPSR", number)
+        self.emulator.set("CONTROL", control & ~_FPCA)
+        self.emulator.set("SP", frame)
+        self.emulator.set("LR", return_code & ~_NOT_EXTENDED if extended else return_code)
+        self.pc = handler & ~1
+        return None
+
+    def _frame(self, *, extended: bool, aligned: bool) -> bytes:
+        """What the core pushes; with the floating-point registers where they are in use."""
+        get = self.emulator.get
+        xpsr = get("APSR_NZCVQG") & _FLAGS | get("IPSR") | _THUMB | (_ALIGNED if aligned else 0)
+        words = [get(name) for name in _FRAME_REGISTERS] + [self.pc, xpsr]
+        if extended:
+            words += [get(f"S{i}") for i in range(16)] + [get("FPSCR"), 0]
+        return b"".join(word.to_bytes(4, "little") for word in words)
+
+    def _return(self, return_code: int) -> Stop | None:
+        """Unstack the frame that `_enter` made."""
+        frame = self.emulator.get("SP")
+        extended = not return_code & _NOT_EXTENDED
+        length = _EXTENDED_FRAME if extended else _BASIC_FRAME
+        data = self.emulator.read(frame, 4 * length)
+        if data is None:
+            return self._stop(StopCause.BUS_FAULT, f"the stack pointer 0x{frame:08x} has left memory at the return "
+                              "from an exception")
+        words = [int.from_bytes(data[i: i + 4], "little") for i in range(0, len(data), 4)]
+        xpsr = words[7]
+        left = self.system.active[-1]
+        now = self.system.leave()
+        if xpsr & 0x1FF != now:
+            return Stop(cause=StopCause.BUS_FAULT, reason=f"the stack frame of {_exception_name(left)} was "
+                        f"overwritten: it returns to exception {xpsr & 0x1FF}, expected {now}")
+        self.emulator.set("IPSR", now)
+        for name, word in zip(_FRAME_REGISTERS, words, strict=False):
+            self.emulator.set(name, word)
+        self.emulator.set("SP", frame + 4 * length + (4 if xpsr & _ALIGNED else 0))
+        self.emulator.set("APSR_NZCVQG", xpsr & _FLAGS)
+        self._restore_fpu(words[_BASIC_FRAME:])
+        self.emulator.set("FAULTMASK", 0)
+        self.pc = words[6] & ~1
+        self._event_register = True
+        return self._sleep() if now == 0 and self.system.sleep_on_exit else None
+
+    def _restore_fpu(self, words: list[int]) -> None:
+        """The floating-point part of a frame; empty where it had none."""
+        control = self.emulator.get("CONTROL") & ~_FPCA
+        if words:
+            for i in range(16):
+                self.emulator.set(f"S{i}", words[i])
+            self.emulator.set("FPSCR", words[16])
+            control |= _FPCA
+        self.emulator.set("CONTROL", control)
+
+    def _is_exception_return(self, address: int) -> bool:
+        return address | 1 in _EXC_RETURNS and bool(self.system.active)
+
+    # --- small things ---------------------------------------------------------------------------------------------
+
+    def _stop(self, cause: StopCause, reason: str) -> Stop:
+        """A stop at the current place."""
+        return Stop(cause=cause, reason=f"{reason} at {self.program.locate(self.pc)}")
+
+    def _caller(self) -> str:
+        """The place of the last call, from the link register."""
+        return self.program.locate((self.emulator.get("LR") & ~1) - 2)
+
+    def _masks(self) -> Masks:
+        get = self.emulator.get
+        return Masks(primask=get("PRIMASK"), faultmask=get("FAULTMASK"), basepri=get("BASEPRI"))
+
+
+def _exception_name(number: int) -> str:
+    return f"IRQ {number - FIRST_IRQ}" if number >= FIRST_IRQ else f"exception {number}"
+
+
+def _signed(word: int) -> int:
+    return word - ((word & 0x8000_0000) << 1)

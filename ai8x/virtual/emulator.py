@@ -1,0 +1,196 @@
+"""The instruction emulator behind a virtual core: a typed wrapper around Unicorn, the only module that imports it.
+
+Source: spec/virtual-boards.md sections 2 and 3.5.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ai8x.errors import user_error
+from ai8x.virtual.bus import BusDevice
+from ai8x.virtual.clock import VirtualTime
+
+INSTALL_HELP = "pip install 'ai8x[virtual]'"
+"""What to do where Unicorn or pyelftools is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """A memory of the chip.
+
+    Args:
+        name: as the user knows it.
+        base: first address.
+        size: bytes, a multiple of 4096.
+        writable: RAM; otherwise flash, which a store cannot change.
+    """
+
+    name: str
+    base: int
+    size: int
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadAccess:
+    """An access that no memory answers.
+
+    Args:
+        kind: ``fetch``, ``read``, ``write`` or ``write to flash``.
+        address: where.
+        size: bytes.
+    """
+
+    kind: str
+    address: int
+    size: int
+
+
+@dataclass(slots=True)
+class Signals:
+    """What was noted while a slice ran."""
+
+    sleep_at: int | None = None
+    interrupt: int | None = None
+    bad_access: BadAccess | None = None
+    error: Exception | None = None
+
+
+class Emulator:
+    """A Cortex-M4 that executes instructions, and nothing of what surrounds them.
+
+    Args:
+        time: virtual time; every peripheral access lets a little of it pass.
+
+    Raises:
+        UserError: E0801 Unicorn is not installed.
+    """
+
+    def __init__(self, time: VirtualTime) -> None:
+        try:
+            import unicorn
+            from unicorn import arm_const
+        except ImportError as error:
+            raise user_error("E0801", "running firmware needs unicorn, which is not installed",
+                             help=INSTALL_HELP) from error
+        self.signals = Signals()
+        self.accesses = 0
+        """Peripheral accesses so far."""
+        self._time = time
+        self._module: Any = unicorn
+        self._registers: dict[str, int] = {name.removeprefix("UC_ARM_REG_"): value
+                                           for name, value in vars(arm_const).items() if name.startswith("UC_ARM_REG_")}
+        self._uc: Any = self._module.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
+        self._uc.ctl_set_cpu_model(arm_const.UC_CPU_ARM_CORTEX_M4)
+        self._uc.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
+        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_bad_access)
+
+    def map_memory(self, memory: Memory, generator: random.Random) -> None:
+        """Add a memory: flash is erased (all ones), RAM holds arbitrary bytes."""
+        access = self._module.UC_PROT_READ | self._module.UC_PROT_EXEC
+        access |= self._module.UC_PROT_WRITE if memory.writable else 0
+        self._uc.mem_map(memory.base, memory.size, access)
+        self.write(memory.base, generator.randbytes(memory.size) if memory.writable else b"\xff" * memory.size)
+
+    def map_device(self, base: int, size: int, device: BusDevice) -> None:
+        """Attach a peripheral to a range of whole pages."""
+        time = self._time
+
+        def read(_uc: object, offset: int, length: int, _data: object) -> int:
+            if self.signals.error is not None:
+                return 0
+            self.accesses += 1
+            time.now_fs += time.access_fs
+            try:
+                return device.read(base + offset, length)
+            except Exception as error:  # noqa: BLE001 - must not unwind through C code; the core raises it again
+                self._abort(error)
+                return 0
+
+        def write(_uc: object, offset: int, length: int, value: int, _data: object) -> None:
+            if self.signals.error is not None:
+                return
+            self.accesses += 1
+            time.access()
+            try:
+                device.write(base + offset, length, value)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._abort(error)
+
+        self._uc.mmio_map(base, size, read, None, write, None)
+
+    def hook(self, address: int, callback: Callable[[int], None]) -> None:
+        """Call back with the address before the instruction there is executed."""
+        self._uc.hook_add(self._module.UC_HOOK_CODE, lambda _uc, at, _size, _data: callback(at),
+                          begin=address, end=address)
+
+    def flush(self) -> None:
+        """Make hooks that were added after execution began take effect."""
+        self._uc.ctl_flush_tb()
+
+    def execute(self, pc: int, until: int, count: int) -> Exception | None:
+        """Execute up to `count` instructions; returns the emulator's own error where it met one.
+
+        What hooks noted meanwhile is in `signals`.
+        """
+        self.signals = Signals()
+        try:
+            self._uc.emu_start(pc | 1, until, count=count)
+        except self._module.UcError as error:
+            return Exception(str(error))
+        return None
+
+    def stop(self) -> None:
+        """End the slice; only from a hook, never from a peripheral, whose access would be repeated."""
+        self._uc.emu_stop()
+
+    def get(self, name: str) -> int:
+        """A core register, by its architectural name."""
+        return int(self._uc.reg_read(self._registers[name]))
+
+    def set(self, name: str, value: int) -> None:
+        """Change a core register."""
+        self._uc.reg_write(self._registers[name], value)
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Bytes of memory, None where there is none."""
+        try:
+            return bytes(self._uc.mem_read(address, size))
+        except self._module.UcError:
+            return None
+
+    def write(self, address: int, data: bytes) -> bool:
+        """Change memory, flash included; False where there is none."""
+        try:
+            self._uc.mem_write(address, data)
+        except self._module.UcError:
+            return False
+        return True
+
+    def word(self, address: int) -> int:
+        """A little-endian word of memory; 0 where there is none."""
+        return int.from_bytes(self.read(address, 4) or b"", "little")
+
+    def half(self, address: int) -> int:
+        """A little-endian halfword of memory; 0 where there is none."""
+        return int.from_bytes(self.read(address, 2) or b"", "little")
+
+    def _abort(self, error: Exception) -> None:
+        self.signals.error = error
+        self._uc.emu_stop()
+
+    def _on_interrupt(self, uc: Any, number: int, _data: object) -> None:
+        self.signals.interrupt = number
+        uc.emu_stop()  # a hook that neither stops nor moves the PC would be called for ever
+
+    def _on_bad_access(self, _uc: object, access: int, address: int, size: int, _value: int, _data: object) -> bool:
+        module = self._module
+        kinds = {module.UC_MEM_FETCH_UNMAPPED: "fetch", module.UC_MEM_FETCH_PROT: "fetch",
+                 module.UC_MEM_READ_UNMAPPED: "read", module.UC_MEM_READ_PROT: "read",
+                 module.UC_MEM_WRITE_PROT: "write to flash"}
+        self.signals.bad_access = BadAccess(kind=kinds.get(access, "write"), address=address & 0xFFFF_FFFF, size=size)
+        return False

@@ -1,0 +1,339 @@
+"""A virtual MAX78000 board: runs a firmware file against an accelerator simulator.
+
+Owns the chip around the core: memory map, peripherals, and the life of an accelerator run (start bit, input,
+completion, interrupt). Sees the accelerator only through `ai8x.virtual.bus.Accelerator`. Start at `run_firmware`.
+
+Source: spec/virtual-boards.md section 3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai8x.virtual.bus import Accelerator, BusDevice, BusStatistics, BusWriteObserver, RegisterFile
+from ai8x.virtual.clock import SECOND_FS, Event, VirtualTime
+from ai8x.virtual.cortex_m import CortexM, Stop, StopCause
+from ai8x.virtual.elf import read_program
+from ai8x.virtual.emulator import Memory
+from ai8x.virtual.nvic import FIRST_IRQ, SystemControl
+from ai8x.virtual.peripherals import (
+    GCR_BASE,
+    ISO_HZ,
+    LPGCR_BASE,
+    CacheControl,
+    ClockTree,
+    GlobalControl,
+    Gpio,
+    LowPowerControl,
+    PowerFunction,
+    Timer,
+    Uart,
+)
+
+DEFAULT_BUDGET = 500_000_000
+"""Instructions a firmware may execute; about ten seconds of this computer."""
+
+FLASH = Memory(name="flash", base=0x1000_0000, size=0x8_0000, writable=False)
+INFORMATION_BLOCK = Memory(name="information block", base=0x1080_0000, size=0x4000, writable=False)
+SRAM = Memory(name="SRAM", base=0x2000_0000, size=0x2_0000, writable=True)
+
+CNN_IRQ = 101
+_NUM_IRQS = 104
+_CNN_BASE, _CNN_SIZE = 0x5000_0000, 0x140_0000
+_CNN_FIRST_QUADRANT = 0x10_0000
+_CNN_QUADRANT_MASK = 0x3F_FFFF
+_CNN_FIFO_STATUS = 0x5000_0004
+_CNN_FIFO_DATA = range(0x5000_0008, 0x5000_0018)
+_FAST_FIFO_BASE, _FAST_FIFO_SIZE = 0x400C_0000, 0x1000
+_FAST_FIFO_STATUS, _FAST_FIFO_DATA = 0x400C_0404, 0x400C_0410
+_POLLED = (_CNN_FIFO_STATUS, _FAST_FIFO_STATUS)
+_APB_BASE, _APB_SIZE = 0x4000_0000, 0xC_0000
+_BLOCK_BITS = 10  # peripherals start at multiples of 1 KiB
+_TIMER_IRQS = {0x4001_0000: 5, 0x4001_1000: 6, 0x4001_2000: 7, 0x4001_3000: 8}  # 1 to 3 UNVERIFIED
+_UARTS = (0x4004_2000, 0x4004_3000, 0x4004_4000, 0x4008_1400)
+_GPIOS = (0x4000_8000, 0x4000_9000, 0x4008_0400)
+_STORAGE = {0x4000_0400: "SIR", 0x4000_4400: "SIMO", 0x4000_6800: "PWRSEQ", 0x4000_0800: "FCR"}
+_GCFR_BASE, _ICC_BASE = 0x4000_5800, 0x4002_A000
+
+_PASS = re.compile(r"\bPASS\b")
+_FAIL = re.compile(r"\bFAIL\b")
+_TIME = re.compile(r"\btime:?\s*(\d+)\s*us\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareResult:
+    """What a firmware did.
+
+    Args:
+        console: everything it printed.
+        returned: main returned.
+        passed: main returned and the console says PASS (and not FAIL).
+        cause: why it ended.
+        reason: the same in one sentence with the place.
+        cnn_time_us: the inference time that the firmware printed, None where it printed none.
+        time_us: virtual time at the end, microseconds. Waiting times are exact; CPU time is taken as one cycle per
+            instruction and must not be used as an estimate of the chip's.
+        statistics: bus counters.
+    """
+
+    console: str
+    returned: bool
+    passed: bool
+    cause: StopCause
+    reason: str
+    cnn_time_us: int | None
+    time_us: float
+    statistics: BusStatistics
+
+
+class PeripheralBus:
+    """The APB: finds the peripheral of an address; what belongs to none is storage and is noted."""
+
+    def __init__(self) -> None:
+        self.accesses = 0
+        self.unknown: set[int] = set()
+        self._devices: dict[int, BusDevice] = {}
+        self._storage = RegisterFile(_APB_BASE)
+
+    def attach(self, base: int, device: BusDevice, *, size: int = 1 << _BLOCK_BITS) -> None:
+        """Place a peripheral."""
+        for block in range(base >> _BLOCK_BITS, (base + size) >> _BLOCK_BITS):
+            self._devices[block] = device
+
+    def read(self, address: int, size: int) -> int:
+        """Bus read."""
+        return self._device(address).read(address, size)
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """Bus write."""
+        self._device(address).write(address, size, value)
+
+    def peek(self, address: int, size: int) -> int:
+        """Debugger read."""
+        return self._devices.get(address >> _BLOCK_BITS, self._storage).peek(address, size)
+
+    def _device(self, address: int) -> BusDevice:
+        self.accesses += 1
+        device = self._devices.get(address >> _BLOCK_BITS)
+        if device is None:
+            self.unknown.add(address)
+            return self._storage
+        return device
+
+
+class AcceleratorPort:
+    """Connects the accelerator to bus, clock and interrupt controller.
+
+    A run completes ``latency_cycles()`` CNN clocks after its start bit is set and all its input has arrived; clearing
+    the start bit before cancels it.
+
+    Args:
+        accelerator: the simulator.
+        time: virtual time.
+        latency_cycles: CNN clocks a run takes; called at its start.
+        clocks: gives the present frequencies.
+        complete: called when a run has completed, to raise the interrupt.
+        observer: told of every write.
+    """
+
+    def __init__(self, accelerator: Accelerator, time: VirtualTime, *, latency_cycles: Callable[[], int],
+                 clocks: Callable[[], ClockTree], complete: Callable[[], None],
+                 observer: BusWriteObserver | None) -> None:
+        self.accelerator = accelerator
+        self.writes = 0
+        self.reads = 0
+        self.fifo_words = 0
+        self.inferences = 0
+        self._time = time
+        self._latency_cycles = latency_cycles
+        self._clocks = clocks
+        self._complete = complete
+        self._observer = observer
+        self._running: Event | None = None
+        self._run_hz = 1
+        self._done = False
+
+    def read(self, address: int, size: int) -> int:
+        """Bus read; waiting for room in the FIFO lets time pass."""
+        self.reads += 1
+        if address in _POLLED or self._is_control(address):
+            self._time.poll()
+        return self.accelerator.read(address, size)
+
+    def peek(self, address: int, size: int) -> int:
+        """Debugger read."""
+        return self.accelerator.peek(address, size)
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """Bus write."""
+        self.writes += 1
+        if self._observer is not None:
+            self._observer(address, size, value)
+        self.accelerator.write(address, size, value)
+        if address in _CNN_FIFO_DATA or address == _FAST_FIFO_DATA:
+            self.fifo_words += 1
+            self._follow()
+        elif self._is_control(address):
+            self._follow()
+
+    def power(self, address: int, value: int) -> None:
+        """A power, reset or clock register was written."""
+        self.accelerator.power(address, value)
+        self._follow()
+
+    def clock_changed(self) -> None:
+        """A run in progress goes on at the new frequency."""
+        if self._running is not None:
+            cycles = -(-(self._running.time_fs - self._time.now_fs) * self._run_hz // SECOND_FS)
+            self._time.cancel(self._running)
+            self._schedule(max(0, cycles))
+
+    def explain_wait(self) -> str:
+        """What the accelerator is waiting for, for the report of a deadlock."""
+        if self._running is not None:
+            return f"the accelerator is running, its interrupt {CNN_IRQ} is not enabled"
+        if self.accelerator.run_requested and not self.accelerator.input_complete:
+            return "the accelerator was started and waits for more input words in its FIFO"
+        return "" if self.inferences else "the accelerator was not started"
+
+    @staticmethod
+    def _is_control(address: int) -> bool:
+        """Whether it is a quadrant's control register, where runs start and end."""
+        return (address - _CNN_BASE) & _CNN_QUADRANT_MASK & ~3 == _CNN_FIRST_QUADRANT
+
+    def _follow(self) -> None:
+        """Start or cancel the run as the accelerator's state demands."""
+        if not self.accelerator.run_requested:
+            self._done = False
+            if self._running is not None:
+                self._time.cancel(self._running)
+                self._running = None
+        elif self._running is None and not self._done and self.accelerator.input_complete:
+            self._schedule(self._latency_cycles())
+
+    def _schedule(self, cycles: int) -> None:
+        self._run_hz = self._clocks().cnn_hz
+        delay_fs = -(-cycles * SECOND_FS // self._run_hz)
+        self._running = self._time.schedule(delay_fs, self._finish, exception=FIRST_IRQ + CNN_IRQ)
+
+    def _finish(self) -> None:
+        self._running = None
+        self._done = True
+        self.inferences += 1
+        self.accelerator.complete()
+        self._complete()
+
+
+class Max78000:
+    """The chip with a program in its flash.
+
+    Args:
+        elf_path: firmware file.
+        accelerator: the CNN accelerator.
+        latency_cycles: CNN clocks a run takes.
+        on_bus_write: told of every write to the accelerator.
+        budget: instructions it may execute.
+        seed: of the arbitrary RAM content before the start.
+    """
+
+    def __init__(self, elf_path: Path, accelerator: Accelerator, latency_cycles: Callable[[], int], *,
+                 on_bus_write: BusWriteObserver | None = None, budget: int = DEFAULT_BUDGET, seed: int = 0) -> None:
+        self._console = bytearray()
+        self.time = VirtualTime(ISO_HZ)
+        self.system = SystemControl(self.time, num_irqs=_NUM_IRQS, vectors=FLASH.base)
+        self.core = CortexM(read_program(elf_path), (FLASH, SRAM, INFORMATION_BLOCK), self.time, self.system,
+                            budget=budget, seed=seed)
+        self._gcr = GlobalControl(on_power=self._power, on_clocks=self._clocks_changed)
+        self._port = AcceleratorPort(accelerator, self.time, latency_cycles=latency_cycles, clocks=self._gcr.clocks,
+                                     complete=lambda: self.system.pend(FIRST_IRQ + CNN_IRQ), observer=on_bus_write)
+        self._timers = tuple(Timer(base, self.time, self._gcr.clocks, exception=FIRST_IRQ + irq, pend=self.system.pend)
+                             for base, irq in _TIMER_IRQS.items())
+        self._bus = self._peripherals()
+        self.core.explain_wait = self._port.explain_wait
+        self.core.map_device(_APB_BASE, _APB_SIZE, self._bus)
+        self.core.map_device(_FAST_FIFO_BASE, _FAST_FIFO_SIZE, self._port)
+        self.core.map_device(_CNN_BASE, _CNN_SIZE, self._port)
+
+    @property
+    def console(self) -> str:
+        """What the firmware has printed so far."""
+        return self._console.decode("utf-8", errors="replace")
+
+    def run(self) -> FirmwareResult:
+        """Execute until the firmware ends or cannot go on.
+
+        Raises:
+            HardwareFault: the accelerator refused an access.
+        """
+        return self.result(self.core.run())
+
+    def result(self, stop: Stop) -> FirmwareResult:
+        """The result of a run that ended so."""
+        console = self.console
+        returned = stop.cause is StopCause.RETURNED
+        said_pass, said_fail = bool(_PASS.search(console)), bool(_FAIL.search(console))
+        reason = stop.reason
+        if returned and said_fail:
+            reason += ", the console says FAIL"
+        elif returned and not said_pass:
+            reason += ", the console does not say PASS"
+        times = _TIME.findall(console)
+        return FirmwareResult(
+            console=console, returned=returned, passed=returned and said_pass and not said_fail, cause=stop.cause,
+            reason=reason, cnn_time_us=int(times[-1]) if times else None, time_us=self.time.now_fs / 1e9,
+            statistics=BusStatistics(
+                accelerator_writes=self._port.writes, accelerator_reads=self._port.reads,
+                fifo_words=self._port.fifo_words, inferences=self._port.inferences,
+                peripheral_accesses=self._bus.accesses, unknown_addresses=tuple(sorted(self._bus.unknown))))
+
+    def _peripherals(self) -> PeripheralBus:
+        bus = PeripheralBus()
+        bus.attach(GCR_BASE, self._gcr)
+        bus.attach(LPGCR_BASE, LowPowerControl())
+        bus.attach(_GCFR_BASE, PowerFunction(_GCFR_BASE, self._power))
+        bus.attach(_ICC_BASE, CacheControl(_ICC_BASE), size=0x1000)
+        for base in _STORAGE:
+            bus.attach(base, RegisterFile(base))
+        for base in _UARTS:
+            bus.attach(base, Uart(base, self._console.append))
+        for base in _GPIOS:
+            bus.attach(base, Gpio(base))
+        for timer in self._timers:
+            bus.attach(timer.base, timer)
+        return bus
+
+    def _power(self, address: int, value: int) -> None:
+        self._port.power(address, value)
+
+    def _clocks_changed(self, clocks: ClockTree) -> None:
+        self.system.set_clock(clocks.sysclk_hz)
+        for timer in self._timers:
+            timer.clock_changed()
+        self._port.clock_changed()
+
+
+def run_firmware(elf_path: Path, accelerator: Accelerator, latency_cycles: Callable[[], int], *,
+                 on_bus_write: BusWriteObserver | None = None, budget: int = DEFAULT_BUDGET,
+                 seed: int = 0) -> FirmwareResult:
+    """Run a firmware file on a virtual board.
+
+    Args:
+        elf_path: the linked firmware; stand-alone builds and MSDK builds alike.
+        accelerator: the simulator behind the CNN's addresses.
+        latency_cycles: CNN clocks an inference takes; called at each start.
+        on_bus_write: called with (address, size, value) for every write to the accelerator.
+        budget: instructions after which the run is given up; a bus access counts for fifty.
+        seed: of the arbitrary content of RAM before the start.
+
+    Returns:
+        Console, verdict and counters; also when the firmware crashed, hung or failed.
+
+    Raises:
+        HardwareFault: the accelerator refused an access; the message names the firmware's function.
+        UserError: E0801 Unicorn or pyelftools is missing; E0806 to E0808 the file cannot be run.
+    """
+    board = Max78000(elf_path, accelerator, latency_cycles, on_bus_write=on_bus_write, budget=budget, seed=seed)
+    return board.run()
