@@ -181,7 +181,7 @@ def _load_torch(path: Path, data: bytes) -> Any:
     """The object in a torch file; nothing but plain data, tensors and three optimizer classes is let through."""
     import torch
 
-    allowed = [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
+    allowed: list[Any] = [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -208,7 +208,7 @@ def _from_payload(path: Path, payload: Any, size: int, *, notices: tuple[str, ..
     sample = payload.get("sample")
     checkpoint = Checkpoint(
         state=arrays, epoch=_typed(path, payload, "epoch", int), arch=_typed(path, payload, "arch", str) or "",
-        extras=_typed(path, payload, "extras", dict) or {}, file=str(path), notices=notices,
+        extras=_extras(path, payload), file=str(path), notices=notices,
         sample=None if sample is None else _checked_sample(path, _checked_arrays(path, {"sample": sample}, size)),
         labels=_strings(path, payload.get("labels")), input_shape=_shape(path, payload.get("input_shape")),
         training={key: _plain_class(value) for key, value in payload.items() if key not in _OWN_KEYS})
@@ -233,6 +233,15 @@ def _typed(path: Path, payload: Mapping[Any, Any], key: str, wanted: type) -> An
                    allowed=wanted.__name__)
 
 
+def _extras(path: Path, payload: Mapping[Any, Any]) -> dict[str, Any]:
+    try:
+        plain = plain_value(_typed(path, payload, "extras", dict) or {})
+    except (TypeError, RecursionError) as error:
+        raise _refusal("E0506", path, "key 'extras' holds more than plain values", found=str(error)[:100],
+                       allowed="numbers, text, lists and mappings") from error
+    return dict(plain)
+
+
 def _strings(path: Path, value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
@@ -254,8 +263,8 @@ def _shape(path: Path, value: Any) -> tuple[int, ...] | None:
 def _checked_sample(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     sample = arrays["sample"]
     if sample.dtype != np.int8 or sample.ndim not in (2, 3):
-        raise _refusal("E0506", path, "the stored sample has an unexpected form", found=f"{sample.dtype}, {sample.shape}",
-                       allowed="int8 (channels, height, width) or (channels, length)")
+        raise _refusal("E0506", path, "the stored sample has an unexpected form", found=f"{sample.dtype}, "
+                       f"{sample.shape}", allowed="int8 (channels, height, width) or (channels, length)")
     return sample
 
 
@@ -329,22 +338,59 @@ def _read_safetensors(path: Path, data: bytes) -> Checkpoint:
                        help="give the file that training wrote")
     checkpoint = Checkpoint(
         state=checked, epoch=_typed(path, described, "epoch", int), arch=_typed(path, described, "arch", str) or "",
-        extras=_typed(path, described, "extras", dict) or {}, file=str(path),
+        extras=_extras(path, described), file=str(path),
         sample=None if sample is None else _checked_sample(path, {"sample": sample}),
         labels=_strings(path, described.get("labels")), input_shape=_shape(path, described.get("input_shape")))
     _check_digest(path, checkpoint, metadata.get("digest"))
     return checkpoint
 
 
+def plain_value(value: Any) -> Any:
+    """Mappings, sequences, text and numbers without numpy's and torch's types; arrays become nested lists.
+
+    Raises:
+        TypeError: for anything else, which a safe reader would refuse later.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain_value(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_value(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return plain_value(value.tolist())
+    raise TypeError(f"{type(value).__name__} cannot be stored in a checkpoint")
+
+
+def is_storable(value: Any) -> bool:
+    """Whether `read_checkpoint` would take a value back; a checkpoint that cannot be read is lost work."""
+    pending = [value]
+    while pending:
+        entry = pending.pop()
+        if isinstance(entry, Mapping):
+            pending += [*entry.keys(), *entry.values()]
+        elif isinstance(entry, (list, tuple)):
+            pending += entry
+        elif not (entry is None or type(entry) in (bool, int, float, str, bytes) or _is_tensor(entry)):
+            return False
+    return True
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
 def _description(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"format": FORMAT, "epoch": checkpoint.epoch, "arch": checkpoint.arch, "extras": dict(checkpoint.extras),
-            "labels": list(checkpoint.labels),
+    return {"format": FORMAT, "epoch": checkpoint.epoch, "arch": checkpoint.arch,
+            "extras": plain_value(checkpoint.extras), "labels": list(checkpoint.labels),
             "input_shape": None if checkpoint.input_shape is None else list(checkpoint.input_shape)}
 
 
 def state_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 over names, types, shapes and little-endian bytes of all parameters and the sample, by name."""
-    hashed = hashlib.sha256()
+    """SHA-256 over the description, and over names, types, shapes and little-endian bytes of all arrays, by name."""
+    hashed = hashlib.sha256(json.dumps(_description(checkpoint), sort_keys=True).encode())
     arrays = dict(checkpoint.state)
     if checkpoint.sample is not None:
         arrays[_SAMPLE_KEY] = checkpoint.sample
@@ -358,8 +404,20 @@ def state_digest(checkpoint: Checkpoint) -> str:
 def _check_digest(path: Path, checkpoint: Checkpoint, stored: Any) -> None:
     """Files of other tools have no digest; ours must match."""
     if stored is not None and stored != state_digest(checkpoint):
-        raise _refusal("E0508", path, "the checkpoint is damaged", found="parameters that do not match their digest",
-                       allowed="the parameters that were written")
+        raise _refusal("E0508", path, "the checkpoint is damaged", found="content that does not match its digest",
+                       allowed="the content that was written")
+
+
+def check_target(path: Path) -> None:
+    """Refuse a name that `write_checkpoint` would refuse, before any work is done.
+
+    Raises:
+        UserError: E0509 for names that are neither kind of file.
+    """
+    if not path.name.endswith((SUFFIX_SAFETENSORS, SUFFIX_TORCH, ".pth", ".pt", ".tar")):
+        raise _refusal("E0509", path, "the kind of checkpoint is not known from the name", found=path.name,
+                       allowed=f"names ending in {SUFFIX_TORCH} or {SUFFIX_SAFETENSORS}",
+                       help=f"write {path.name}{SUFFIX_TORCH}")
 
 
 def write_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
@@ -374,8 +432,10 @@ def write_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
 
     Raises:
         UserError: E0509 for a name that is neither kind of file, E0810 where writing fails; the old file is intact.
+        TypeError: for content that a safe reader would refuse.
     """
     path = Path(path)
+    check_target(path)
     if path.suffix == SUFFIX_SAFETENSORS:
         import safetensors.numpy
 
@@ -385,16 +445,14 @@ def write_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         metadata = {_METADATA_KEY: json.dumps(_description(checkpoint)), "digest": state_digest(checkpoint)}
         atomic_write(path, safetensors.numpy.save(arrays, metadata))
         return
-    if not path.name.endswith((SUFFIX_TORCH, ".pth", ".pt", ".tar")):
-        raise _refusal("E0509", path, "the kind of checkpoint is not known from the name", found=path.name,
-                       allowed=f"names ending in {SUFFIX_TORCH} or {SUFFIX_SAFETENSORS}",
-                       help=f"write {path.name}{SUFFIX_TORCH}")
     _write_torch(path, checkpoint)
 
 
 def _write_torch(path: Path, checkpoint: Checkpoint) -> None:
     import torch
 
+    if odd := [key for key, value in checkpoint.training.items() if not is_storable(value)]:
+        raise TypeError(f"entries {odd} hold more than plain types and tensors")
     payload: dict[str, Any] = {
         **_description(checkpoint), "state_dict": checkpoint.tensors(), "digest": state_digest(checkpoint),
         **checkpoint.training}

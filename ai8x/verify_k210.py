@@ -81,4 +81,5 @@ def pooled(layer: Layer, tensor: NDArray[Any], pool: PoolSpec) -> NDArray[Any]:
     pooling = Layer(name=f"{layer.name}_pooled", index=layer.index + 1, op=Op.PASSTHROUGH, inputs=(layer.index,),
                     operand_shape=layer.out_shape, out_shape=TensorShape(layer.out_shape.channels, height, width),
                     pool=pool)
-    return run_layer(pooling, [tensor[None]])[0]
+    result: NDArray[Any] = run_layer(pooling, [tensor[None]])[0]
+    return result

@@ -1,7 +1,7 @@
 """Whether a placed network can run on the chip: every limit of the specification, all findings together.
 
-The rules are in ``constraints_layers``, ``constraints_operands``, ``constraints_processors``,
-``constraints_streaming`` and ``constraints_memory``, one function each, the docstring being the rule. Start at `check_network`.
+The rules, one function each, the docstring being the rule, are in ``constraints_layers``, ``constraints_operands``,
+``constraints_processors``, ``constraints_streaming`` and ``constraints_memory``. Start at `check_network`.
 
 Source: spec/max78000-cnn.md section 6.
 """

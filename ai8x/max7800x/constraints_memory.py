@@ -145,8 +145,9 @@ def check_bias_memory(subject: Subject) -> Iterator[Diagnostic]:
 def check_sources(subject: Subject) -> Iterator[Diagnostic]:
     """A layer finds its input where the producers wrote it.
 
-    That is: on the same processors, from the same word, with the same distance of pixels. Operands of an element-wise operation are interleaved with write_gap; concatenated data lies on neighbouring
-    processors, or interleaved where it takes several passes.
+    That is: on the same processors, from the same word, with the same distance of pixels. Operands of an element-wise
+    operation are interleaved with write_gap; concatenated data lies on neighbouring processors, or interleaved where
+    it takes several passes.
     """
     for link in read_links(subject.network, subject.layers):
         layer = subject.layers[link.reader]
@@ -227,7 +228,7 @@ def _free_offset(subject: Subject, layer: HardwareLayer, own: WordSet, live: Wor
     """Lowest round out_offset at which the layer's words are free, or None."""
     words = np.flatnonzero(own.any(axis=0))
     relative = words - words[0]
-    busy = live[own.any(axis=1)].any(axis=0)
+    busy = np.asarray(live[np.flatnonzero(own.any(axis=1))]).any(axis=0).reshape(-1)
     last = len(busy) - int(relative[-1]) - 1
     for step in (OFFSET_STEP, FINE_OFFSET_STEP):
         for start in range(0, last + 1, step // 4):

@@ -57,7 +57,8 @@ def check_pool_stride(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
 def check_eltwise(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
     """An element-wise operation has 2 to 16 operands with equal channels and is not part of a Conv1d.
 
-    Above 64 channels it is a bare pass layer (no convolution, no pooling, no stride) unless it has 2 passes and 2 operands.
+    Above 64 channels it is a bare pass layer (no convolution, no pooling, no stride) unless it has 2 passes and 2
+    operands.
     """
     if layer.operands == 1:
         return

@@ -141,7 +141,8 @@ def check_data_format(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
 def check_fifo_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
     """FIFO input: at most 16 HWC channels on processors 0-3, 16-19, 32-35, 48-51, filled four by four.
 
-    CHW: at most 4 channels on processors 0, 16, 32, 48. The fast FIFO: 4 HWC channels on processors 0-3 or one CHW channel on processor 0.
+    CHW: at most 4 channels on processors 0, 16, 32, 48. The fast FIFO: 4 HWC channels on processors 0-3 or one CHW
+    channel on processor 0.
     """
     if not layer.fifo_input:
         return

@@ -17,7 +17,7 @@ from ai8x.max7800x.geometry import HardwareLayer, HardwareOp
 from ai8x.max7800x.kernels import LayerKernels
 
 if TYPE_CHECKING:
-    from ai8x.max7800x.simulator_layer import LayerGeometry
+    from ai8x.max7800x.simulator_config import LayerGeometry
 
 START_CYCLES = 1
 """Cycles of a network before its first layer; section 8.1."""

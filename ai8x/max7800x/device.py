@@ -257,7 +257,8 @@ GCR_PCLKDIV = Register(name="GCR_PCLKDIV", offset=0x18, doc="peripheral clock di
     _flag("cnnclksel", 17, "0 PCLK, 1 ISO"),
 ))
 GCR_PCLKDIS0 = Register(name="GCR_PCLKDIS0", offset=0x24, source="section 1.1",
-                        doc="peripheral clock disable (other bits: other peripherals)", fields=(_flag("cnn", 25, "1 stops the accelerator's clock"),))
+                        doc="peripheral clock disable (other bits: other peripherals)",
+                        fields=(_flag("cnn", 25, "1 stops the accelerator's clock"),))
 GCR_BLOCK = RegisterBlock(name="GCR", registers=(GCR_RST0, GCR_PCLKDIV, GCR_PCLKDIS0))
 
 

@@ -4,9 +4,10 @@ Owns the bus decoder, power and clock, the FIFOs' bus side and the state of a ru
 values, so that a wrong register or a wrong weight byte shows. It is strict: what the specification does not define
 raises `HardwareFault`. Start reading at `Accelerator`.
 
-Its parts: `simulator_registers` (stored registers), `simulator_memory` (memories), `simulator_power`, `simulator_fifo`,
-`simulator_layer` with `simulator_checks` and `simulator_network` (what the registers mean, as `simulator_config`), `simulator_compute` (arithmetic), `simulator_run` (data movement),
-`simulator_trace` (recorded bus traces).
+Its parts: `simulator_registers` (stored registers), `simulator_memory` (memories), `simulator_power`,
+`simulator_fifo`; `simulator_layer`, `simulator_checks` and `simulator_network` (what the registers mean, as records of
+`simulator_config`); `simulator_compute` (arithmetic), `simulator_run` (data movement), `simulator_trace` (recorded bus
+traces).
 
 Source: spec/max78000-cnn.md sections 1, 2, 5.4.
 """

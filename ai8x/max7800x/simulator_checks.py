@@ -38,6 +38,11 @@ def check_constants(view: LayerView, fields: LayerFields, mode: RunMode) -> None
 
 
 def check_conv(view: LayerView, fields: LayerFields, geometry: LayerGeometry) -> None:
+    """Fields that a convolution fixes.
+
+    Raises:
+        HardwareFault: one of them has another value.
+    """
     lctrl0, post = fields.lctrl0, fields.post
     view.expect("ONED", fields.oned, {"tscnt_max": 0}, "convolution")
     view.expect("POST", post, {"onexone_en": 0}, "convolution")
@@ -74,6 +79,11 @@ def check_sum(view: LayerView, fields: LayerFields, processors: tuple[int, ...],
 
 
 def check_pass(view: LayerView, fields: LayerFields, geometry: LayerGeometry, processors: tuple[int, ...]) -> None:
+    """Fields that a pass layer fixes.
+
+    Raises:
+        HardwareFault: one of them has another value.
+    """
     lctrl0 = {k: fields.lctrl0[k] for k in ("act_en", "cnnsi_en", "bigdwrt")}
     view.expect("LCTRL0", lctrl0, dict.fromkeys(lctrl0, 0), "pass layer")
     wanted = {
@@ -99,7 +109,7 @@ def check_pass(view: LayerView, fields: LayerFields, geometry: LayerGeometry, pr
     view.expect("ONED", fields.oned, {"tscnt_max": (most - 1) // _LANES}, "time slots of the fullest quadrant - 1")
 
 
-def check_tram(view: LayerView, geometry: LayerGeometry, mode: RunMode) -> None:
+def check_tram(view: LayerView, geometry: LayerGeometry) -> None:
     """TPTR must hold one row of the pixel cache (section 2.2)."""
     tptr = view.common("TPTR")
     is_1d = bool(view.common("ONED")["oned_en"])

@@ -48,7 +48,7 @@ def decode_layer(view: LayerView, mode: RunMode) -> LayerConfig:
     quad = mode.quad and view.layer == 0
     geometry = _decode_geometry(view, fields, is_pass, mode.quad and view.layer == 0)
     check_constants(view, fields, mode)
-    check_tram(view, geometry, mode)
+    check_tram(view, geometry)
     if is_pass:
         check_pass(view, fields, geometry, processors)
         blocks = _pass_blocks(view, fields, geometry, processors)

@@ -42,7 +42,8 @@ class BusFailure:
     undefined: str = ""
 
     def __str__(self) -> str:
-        text = f"address {self.address:#010x}: expected {self.expected:#010x}, found {self.found:#010x} (mask {self.mask:#010x})"
+        text = f"address {self.address:#010x}: expected {self.expected:#010x}, found {self.found:#010x}"
+        text = f"{text} (mask {self.mask:#010x})"
         return f"{text}; undefined: {self.undefined}" if self.undefined else text
 
 

@@ -209,7 +209,7 @@ def _check_node(event: yaml.NodeEvent, source: Source, *, num_nodes: int, depth:
     if num_nodes > MAX_NODES:
         raise user_error("E0107", "the file has too many values", source=source, found=f"more than {MAX_NODES}",
                          allowed=f"at most {MAX_NODES} keys and values", help="check that this is the file you meant")
-    if depth > MAX_DEPTH:
+    if depth > MAX_DEPTH and isinstance(event, yaml.CollectionStartEvent):
         raise user_error("E0108", "lists and mappings are nested too deeply", source=source, found=f"depth {depth}",
                          allowed=f"at most {MAX_DEPTH} levels", help="remove brackets or indentation")
 

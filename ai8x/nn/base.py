@@ -287,7 +287,8 @@ class QuantizationAwareModule(nn.Module):
             raise TypeError("a layer that only pools has no output shift")
         if self.mode is Mode.INTEGER:
             return self.output_shift.detach()[0].to(torch.int32)
-        return AF.parameter_shift(AF.magnitude_quantile(self.op.weight, self.op.bias, self._quantile))
+        return AF.parameter_shift(AF.magnitude_quantile(self.op.weight, self.op.bias, self._quantile),
+                                  self._bits)
 
     def _forward_qat(self, data: Tensor, op: Operation) -> Tensor:
         shift = self.current_shift()

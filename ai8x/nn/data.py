@@ -17,7 +17,9 @@ from ai8x.nn.functional import Q7_ONE
 class NormalizeArguments(Protocol):
     """What `normalize` reads of the vendor's argument object."""
 
-    act_mode_8bit: bool
+    @property
+    def act_mode_8bit(self) -> bool:
+        """Keep integers instead of dividing them by 128."""
 
 
 class normalize:

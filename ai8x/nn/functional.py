@@ -33,7 +33,7 @@ Q7_MIN = INT8.min / Q7_ONE
 Q7_MAX = INT8.max / Q7_ONE
 
 MAX_SHIFT = 15
-"""Largest magnitude of an output shift; section 5.1."""
+"""Largest magnitude of the shift register, which holds the output shift plus 8 minus the weight bits; section 9."""
 
 WIDE_STEPS = 1 << 14
 """Steps of a wide output in 1.0; section 5.3."""
@@ -81,23 +81,35 @@ def magnitude_quantile(weight: Tensor, bias: Tensor | None, quantile: float) -> 
     return torch.lerp(lower, upper, position - index)
 
 
-def parameter_shift(limit: Tensor, *, lowest: int = -MAX_SHIFT, highest: int = MAX_SHIFT) -> Tensor:
+def shift_range(bits: int) -> tuple[int, int]:
+    """Least and greatest output shift of a layer: those that the shift register holds.
+
+    Rounding:
+        bits 8 -> -15 to 15, bits 4 -> -19 to 11
+
+    Source:
+        spec/ai8x-training.md sections 5.1 and 9. Training and quantiser share this range, so that they agree.
+    """
+    return bits - INT8.bits - MAX_SHIFT, bits - INT8.bits + MAX_SHIFT
+
+
+def parameter_shift(limit: Tensor, bits: int = INT8.bits) -> Tensor:
     """Output shift s = ceil(log2(limit)), clamped; computed on the exponent bits, so that it is exact.
 
     Args:
         limit: greatest magnitude to represent, 0-dimensional, >= 0.
-        lowest: least shift; taken where the limit is 0.
-        highest: greatest shift.
+        bits: weight bits of the layer, which set the range.
 
     Returns:
         0-dimensional int32 tensor.
 
     Rounding:
-        0.25 -> -2, 0.5 -> -1, 0.999 -> 0, 1.0 -> 0, 1.001 -> 1, 2.0 -> 1, 0 -> lowest
+        0.25 -> -2, 0.5 -> -1, 0.999 -> 0, 1.0 -> 0, 1.001 -> 1, 2.0 -> 1, 0 -> -15 (8 bits)
 
     Source:
         spec/ai8x-training.md section 5.1: -floor(log2(1/limit)).
     """
+    lowest, highest = shift_range(bits)
     mantissa, exponent = torch.frexp(limit)
     shift = exponent - (mantissa <= 0.5).to(torch.int32)
     return torch.where(limit > 0, shift, lowest).clamp(lowest, highest)
@@ -113,13 +125,28 @@ def power_of_two(exponent: Tensor, like: Tensor) -> Tensor:
     return torch.ldexp(like.new_ones(()), exponent)
 
 
+def parameter_integers(parameter: Tensor, bits: int, to_steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounded and clamped integers of a parameter; the one statement of the rule for training and the quantiser.
+
+    Args:
+        parameter: float, any shape.
+        bits: 1, 2, 4 or 8.
+        to_steps: ``2**(bits - 1 - shift)``, 0-dimensional.
+
+    Returns:
+        ``R(parameter * to_steps)`` and the same clamped to the range of the width; R(x) = floor(x + 1/2).
+    """
+    integers = weight_type(bits)
+    rounded = torch.mul(parameter, to_steps).add_(0.5).floor_()
+    return rounded, rounded.clamp(integers.min, integers.max)
+
+
 class _QuantizeParameters(torch.autograd.Function):
     """``clamp(floor(p * to_steps + 1/2)) * from_steps`` for weight and bias; straight-through gradient."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor | None, bits: int, to_steps: Tensor, from_steps: Tensor
                 ) -> tuple[Tensor, Tensor | None]:
-        integers = weight_type(bits)
         outputs: list[Tensor | None] = []
         inside: list[Tensor | None] = []
         for parameter in (weight, bias):
@@ -127,8 +154,7 @@ class _QuantizeParameters(torch.autograd.Function):
                 outputs.append(None)
                 inside.append(None)
                 continue
-            rounded = torch.mul(parameter, to_steps).add_(0.5).floor_()
-            clamped = rounded.clamp(integers.min, integers.max)
+            rounded, clamped = parameter_integers(parameter, bits, to_steps)
             inside.append(clamped == rounded)
             outputs.append(clamped.mul_(from_steps))
         ctx.save_for_backward(*inside, to_steps * from_steps)

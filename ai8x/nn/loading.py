@@ -80,12 +80,10 @@ def _first_generation(entries: dict[str, Tensor], *, wide: bool) -> tuple[dict[s
 def _complete(layer: QuantizationAwareModule, entries: dict[str, Tensor]) -> dict[str, Tensor]:
     """Entries of one layer with the defaults of older files filled in."""
     completed = dict(entries)
-    unflagged = "quantize_activation" not in entries
+    if "quantize_activation" not in entries and "op.weight" in entries and _is_integer(entries):
+        completed["quantize_activation"] = torch.tensor([True])
     for name, default in _ENTRY_DEFAULTS.items():
         completed.setdefault(name, torch.full_like(getattr(layer, name), default))
-    if unflagged and "op.weight" in entries and _is_integer(entries):
-        completed["quantize_activation"] = torch.tensor([True])
-        completed["weight_bits"] = completed["bias_bits"] = torch.tensor([8])
     return completed
 
 

@@ -60,9 +60,12 @@ def split_indices(labels: NDArray[np.int64]) -> SplitIndices:
 
 
 def apportion(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Divide ``total`` among classes in proportion to their sizes, by the largest remainder; ties to the lower class."""
+    """Divide ``total`` among classes in proportion to their sizes, by the largest remainder.
+
+    Of equal remainders the lower class comes first.
+    """
     exact = sizes * total / sizes.sum()
-    shares = np.floor(exact).astype(np.int64)
+    shares: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     order = np.argsort(shares - exact, kind="stable")
     shares[order[: total - int(shares.sum())]] += 1
     return shares

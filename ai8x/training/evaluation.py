@@ -16,20 +16,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ai8x.arithmetic import INT8
 from ai8x.checkpoint import Checkpoint, read_checkpoint
-from ai8x.errors import Source, user_error
+from ai8x.errors import user_error
 from ai8x.files import atomic_write
 from ai8x.nn.base import Mode, set_integer_mode
+from ai8x.nn.functional import Q7_ONE
 from ai8x.nn.loading import load_state
-from ai8x.training.checkpoints import saved_settings
+from ai8x.training.checkpoints import checked_settings
 from ai8x.training.config import TrainConfig, resolve_config
 from ai8x.training.data import BatchPlan, DataSpec, LoaderArguments, Parts, Samples
-from ai8x.training.loop import create_objective, evaluate
+from ai8x.training.loop import Objective, create_objective, evaluate
 from ai8x.training.metrics import Evaluation, format_confusion
 from ai8x.training.progress import Reporter
-from ai8x.training.registry import ModelSpec, create_model, discover, find_dataset, find_model
+from ai8x.training.registry import create_model, discover, find_dataset, find_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,9 @@ def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = 
     """
     reporter = reporter or Reporter()
     checkpoint = read_checkpoint(request.file)
-    config = resolve_config(saved_settings(checkpoint), request.settings)
+    for notice in checkpoint.notices:
+        reporter.line(f"notice: {notice}")
+    config = resolve_config(stored_settings(checkpoint), request.settings)
     catalogue = discover(config.models_path, config.datasets_path)
     data = find_dataset(catalogue, config.dataset)
     device = choose_device(config)
@@ -79,6 +83,22 @@ def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = 
     if request.sample_index is not None:
         figures["sample"] = str(_save_sample(parts.test, request.sample_index, data, mode))
     return figures
+
+
+def stored_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Settings that a checkpoint implies: those of its run, else what its name and keys tell.
+
+    Files of other tools do not say whether layers have a bias; more than one bias besides BatchNorm's says so (the
+    last layer has one always).
+    """
+    config = checkpoint.training.get("config") or checkpoint.extras.get("config")
+    if isinstance(config, Mapping):
+        return checked_settings(config, Path(checkpoint.file))
+    biases = [name for name in checkpoint.state if name.endswith(".bias") and not name.endswith(".bn.bias")]
+    settings: dict[str, Any] = {"use_bias": len(biases) > 1}
+    if checkpoint.arch:
+        settings["arch"] = checkpoint.arch.lower()
+    return settings
 
 
 def describe(result: Evaluation) -> dict[str, Any]:
@@ -104,25 +124,21 @@ def load_parts(data: DataSpec, config: TrainConfig, *, integer: bool) -> Parts:
         download=config.download, validation_split=config.validation_split, workers=config.workers))
 
 
-def evaluate_state(spec: ModelSpec, data: DataSpec, config: TrainConfig, state: Mapping[str, Any],
-                   parts: Parts) -> tuple[Evaluation, nn.Module]:
-    """Test accuracy of a state in a model of its own, and that model.
+def evaluate_state(model: nn.Module, state: Mapping[str, Tensor], samples: Samples, objective: Objective
+                   ) -> Evaluation:
+    """Accuracy of a state.
 
     Args:
-        spec: of the model.
-        data: record of the data set.
-        config: settings.
+        model: new, in float mode; takes the mode of the state.
         state: float, QAT or quantised tensors.
-        parts: loaded with integers exactly for a quantised state.
+        samples: with integer inputs exactly for a quantised state.
+        objective: the loss.
     """
-    device = choose_device(config)
-    model = create_model(spec, data, config)
     load_state(model, state)
-    model.to(device)
-    return evaluate(model, parts.test, create_objective(data, device)), model
+    return evaluate(model.to(objective.device), samples, objective)
 
 
-def test_item(samples: Samples, index: int) -> torch.Tensor:
+def item_at(samples: Samples, index: int) -> Tensor:
     """One item of a part as the network sees it.
 
     Raises:
@@ -131,22 +147,16 @@ def test_item(samples: Samples, index: int) -> torch.Tensor:
     if not 0 <= index < len(samples):
         raise user_error("E0625", "no such test item", found=str(index), allowed=f"0 to {len(samples) - 1}",
                          help="give --save-sample a smaller number")
-    first = next(samples.batches(BatchPlan(batch_size=index + 1)))
-    return first[0][index]
+    inputs, _ = next(samples.batches(BatchPlan(batch_size=index + 1)))
+    return inputs[index]
 
 
 def _save_sample(samples: Samples, index: int, data: DataSpec, mode: Mode) -> Path:
     """Write a test item as int64 numbers within the int8 range, as ai8x-training does."""
-    item = test_item(samples, index)
-    steps = item if mode is Mode.INTEGER else item * 128
+    item = item_at(samples, index)
+    steps = item if mode is Mode.INTEGER else item * Q7_ONE
     buffer = io.BytesIO()
-    np.save(buffer, steps.round().clamp(-128, 127).numpy().astype(np.int64))
+    np.save(buffer, steps.round().clamp(INT8.min, INT8.max).numpy().astype(np.int64))
     path = Path(f"sample_{data.name.lower()}.npy")
     atomic_write(path, buffer.getvalue())
     return path
-
-
-def checkpoint_place(checkpoint: Checkpoint, file: Path) -> Source:
-    """The file as a whole, for messages."""
-    del checkpoint
-    return Source(file=str(file))

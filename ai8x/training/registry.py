@@ -24,9 +24,11 @@ from ai8x.compatibility import reset_device, set_device
 from ai8x.errors import Diagnostic, Source, UserError, user_error
 from ai8x.nn.base import OutputScale, set_output_scale
 from ai8x.training.config import TrainConfig
-from ai8x.training.data import DataSpec, DatasetSamples, LoaderArguments, Parts, validation_indices
+from ai8x.training.data import DatasetSamples, DataSpec, LoaderArguments, Parts, validation_indices
 from ai8x.training.digits import DIGITS
 from ai8x.training.torchvision_sets import TORCHVISION_SETS
+
+_LISTS = {"model": "--list-models", "data set": "--list-datasets"}
 
 BUNDLED_ROOT = Path(ai8x.__file__).resolve().parents[1]
 """The folder that holds `models` and `policies`: the repository, or where pip installed them."""
@@ -246,9 +248,10 @@ class _PluginLoader:
         return Parts(train=train_part, validation=validation_part, test=test_part)
 
 
-def _unknown(code: str, what: str, name: str, known: Mapping[str, object], problems: tuple[Diagnostic, ...]) -> UserError:
+def _unknown(code: str, what: str, name: str, known: Mapping[str, object],
+             problems: tuple[Diagnostic, ...]) -> UserError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    advice = f"did you mean '{near[0]}'?" if near else f"use one of the names that --list-{what.split()[0]}s prints"
+    advice = f"did you mean '{near[0]}'?" if near else f"use one of the names that {_LISTS[what]} prints"
     error = Diagnostic(code=code, message=f"unknown {what} '{name}'", found=name, allowed=", ".join(sorted(known)),
                        help=advice)
     return UserError((error, *problems))

@@ -131,16 +131,19 @@ class ScheduleFile:
         """Put back what `state` gave, by name."""
         for name, scheduler in self._schedulers.items():
             if name in state:
-                scheduler.load_state_dict(dict(state[name]))
+                scheduler.load_state_dict({**scheduler.state_dict(), **state[name]})
 
 
 def _plain_state(scheduler: Scheduler) -> dict[str, Any]:
-    plain = (bool, int, float, str, list, tuple, type(None))
-    state = {key: value for key, value in scheduler.state_dict().items() if isinstance(value, plain)}
-    milestones = scheduler.state_dict().get("milestones")
-    if milestones is not None:
-        state["milestones"] = milestones  # a Counter: a plain mapping of integers
-    return {key: value for key, value in state.items() if not key.startswith("lr_lambda")}
+    """What changes while a scheduler steps; constructor arguments come from the file again."""
+    plain = (bool, int, float, str, type(None))
+    state = {}
+    for key, value in scheduler.state_dict().items():
+        if isinstance(value, plain):
+            state[key] = value
+        elif isinstance(value, list | tuple) and all(isinstance(entry, plain) for entry in value):
+            state[key] = list(value)
+    return state
 
 
 def create_learning_rates(config: TrainConfig, optimizer: Optimizer) -> LearningRates:
@@ -208,7 +211,7 @@ def _scheduler_factory(name: str) -> Callable[..., Scheduler] | None:
     return found
 
 
-def polynomial_decay(optimizer: Optimizer, T_max: int, power: float = 1.0) -> Scheduler:  # noqa: N803  the file's key
+def polynomial_decay(optimizer: Optimizer, T_max: int, power: float = 1.0) -> Scheduler:
     """``lr = base * (1 - epoch / T_max) ** power``, 0 from ``T_max`` on."""
     if T_max < 1:
         raise ValueError(f"T_max {T_max} is less than 1")

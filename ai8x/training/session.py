@@ -10,26 +10,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ai8x.checkpoint import read_checkpoint
-from ai8x.errors import Source, user_error
+from ai8x.errors import Diagnostic, Source, user_error
+from ai8x.nn.base import Mode
+from ai8x.nn.functional import Q7_ONE
 from ai8x.nn.loading import load_state
 from ai8x.nn.qat import QatPolicy, check_policy, read_policy
 from ai8x.quantization import quantize_state
 from ai8x.training.board import Board
-from ai8x.training.checkpoints import TrainingCheckpoint, policy_from_description, seed_everything
+from ai8x.training.checkpoints import TrainingCheckpoint, seed_everything
 from ai8x.training.config import NO_POLICY, TrainConfig, resolve_config
-from ai8x.training.evaluation import choose_device, describe, evaluate_state, load_parts, test_item
+from ai8x.training.evaluation import choose_device, evaluate_state, item_at, load_parts
 from ai8x.training.interrupt import StopRequest
 from ai8x.training.loop import create_objective
+from ai8x.training.metrics import Evaluation, format_confusion
 from ai8x.training.progress import Reporter
-from ai8x.training.registry import Catalogue, create_model, discover, find_dataset, find_model, resolve_bundled
+from ai8x.training.registry import ModelSpec, create_model, discover, find_dataset, find_model, resolve_bundled
 from ai8x.training.run import BEST, LAST, RunFolder, RunLock, create_run_folder, describe_environment, find_run
 from ai8x.training.trainer import Output, Task, Trainer
 
@@ -42,14 +46,12 @@ class _Start:
 
     Args:
         config: resolved settings.
-        run: its folder.
         policy: None trains in float only.
         saved: checkpoint to go on from.
         weights: file with initial weights.
     """
 
     config: TrainConfig
-    run: RunFolder
     policy: QatPolicy | None
     saved: TrainingCheckpoint | None = None
     weights: Path | None = None
@@ -89,7 +91,7 @@ def resume_training(target: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     run, file = find_run(target, str(settings.get("out_dir", TrainConfig().out_dir)))
     saved = TrainingCheckpoint.read(file)
-    config = resolve_config(saved.settings(), settings)
+    config = resolve_config(saved.settings(file), settings)
     _check_unchanged(saved, config, file)
     keeps_policy = not any(name in settings for name in _QAT_SETTINGS)
     policy = saved.qat_policy() if keeps_policy else resolve_policy(config)
@@ -119,7 +121,7 @@ def resolve_policy(config: TrainConfig) -> QatPolicy | None:
 def _check_unchanged(saved: TrainingCheckpoint, config: TrainConfig, file: Path) -> None:
     """Refuse settings that would make another network or other batches of what is half done."""
     fixed = ["arch", "dataset", "use_bias", "optimizer"] + (["batch_size", "seed"] if saved.step else [])
-    former = saved.settings()
+    former = saved.settings(file)
     for name in fixed:
         if former.get(name, getattr(config, name)) != getattr(config, name):
             raise user_error("E0623", f"{name} cannot change when a run goes on", source=Source(file=str(file)),
@@ -152,7 +154,7 @@ def _prepare(start: _Start) -> _Prepared:
     if start.weights is not None:
         _load_weights(model, start.weights)
     parts = load_parts(data, config, integer=False)
-    sample = (test_item(parts.test, 0) * Q7_ONE).round().to(torch.int8)
+    sample = (item_at(parts.test, 0) * Q7_ONE).round().to(torch.int8)
     objective = create_objective(data, device)
     task = Task(config=config, policy=start.policy, data=data, parts=parts, objective=objective, sample=sample)
     return _Prepared(task=task, model=model.to(device), spec=spec, problems=catalogue.problems)
@@ -213,6 +215,27 @@ def _interrupted(run: RunFolder, trainer: Trainer, reporter: Reporter) -> dict[s
     return {"status": "interrupted", "run": str(run.path), "epoch": trainer.epoch, "checkpoint": str(checkpoint)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseResult:
+    """The best checkpoint of a phase on the test part.
+
+    Args:
+        file: the checkpoint.
+        epoch: in which it was written.
+        validation: top-1 there, percent.
+        test: figures on the test part.
+    """
+
+    file: Path
+    epoch: int
+    validation: float
+    test: Evaluation
+
+    def figures(self) -> dict[str, Any]:
+        """Plain values for the JSON line; accuracies in percent."""
+        return {"epoch": self.epoch, "validation": round(self.validation, 4), "test": round(self.test.top1, 4)}
+
+
 def _finish(prepared: _Prepared, run: RunFolder, reporter: Reporter, board: Board) -> dict[str, Any]:
     """Test the best checkpoint of each phase, and the quantised one with integers as well."""
     task, config = prepared.task, prepared.task.config
@@ -220,12 +243,42 @@ def _finish(prepared: _Prepared, run: RunFolder, reporter: Reporter, board: Boar
     checkpoints: dict[str, str] = {}
     for qat in (False, True):
         file = run.checkpoint(BEST, qat=qat)
-        if not file.is_file():
-            continue
-        phase = "qat" if qat else "float"
-        checkpoints["qat_best" if qat else "best"] = str(file)
-        checkpoints["qat_checkpoint" if qat else "checkpoint"] = str(run.checkpoint(LAST, qat=qat))
-        saved = TrainingCheckpoint.read(file)
-        score = max(saved.history, key=lambda entry: (entry["top1"], entry["top5"], entry["epoch"]))
-        tensors = saved.state
-        result, model = evaluate_state(prepared, tensors, task.parts)
+        if file.is_file():
+            name = "qat" if qat else "float"
+            result = _test_phase(prepared, TrainingCheckpoint.read(file), file, reporter)
+            accuracy[name] = result.figures()
+            board.confusion(result.test.confusion, task.data.labels, epoch=config.epochs - 1, tag=f"Test {name}")
+            board.scalars("Performance/Test", {f"Top1 {name}": result.test.top1}, config.epochs - 1)
+            prefix = "qat_" if qat else ""
+            checkpoints[f"{prefix}best"] = str(file)
+            checkpoints[f"{prefix}checkpoint"] = str(run.checkpoint(LAST, qat=qat))
+    if "qat" in accuracy:
+        accuracy["integer"] = {"test": round(_test_integers(prepared, run, reporter).top1, 4)}
+    return {"status": "finished", "run": str(run.path), "arch": config.arch, "dataset": config.dataset,
+            "epochs": config.epochs, "seed": config.seed, "checkpoints": checkpoints, "accuracy": accuracy}
+
+
+def _test_phase(prepared: _Prepared, saved: TrainingCheckpoint, file: Path, reporter: Reporter) -> PhaseResult:
+    score = saved.history[-1]  # the best copy is written when its own epoch is the best
+    phase = "qat" if saved.is_quantized else "float"
+    result = _evaluate(prepared, saved.state, integer=False)
+    reporter.line(f"--- test ---------------------  {phase}, {file.name} of epoch {score['epoch']}")
+    reporter.line(result.summary())
+    if prepared.task.config.confusion:
+        reporter.line("==> Confusion:\n" + format_confusion(result.confusion, prepared.task.data.labels))
+    return PhaseResult(file=file, epoch=score["epoch"], validation=score["top1"], test=result)
+
+
+def _test_integers(prepared: _Prepared, run: RunFolder, reporter: Reporter) -> Evaluation:
+    saved = TrainingCheckpoint.read(run.checkpoint(BEST, qat=True))
+    result = _evaluate(prepared, quantize_state(saved.state), integer=True)
+    reporter.line("--- test ---------------------  integer, as quantize.py makes it of qat_best")
+    reporter.line(result.summary())
+    return result
+
+
+def _evaluate(prepared: _Prepared, state: Mapping[str, Tensor], *, integer: bool) -> Evaluation:
+    task = prepared.task
+    parts = load_parts(task.data, task.config, integer=True) if integer else task.parts
+    model = create_model(prepared.spec, task.data, task.config)
+    return evaluate_state(model, state, parts.test, task.objective)

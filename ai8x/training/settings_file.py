@@ -19,7 +19,7 @@ from ai8x.network.yaml_nodes import ListNode, MapNode, Node, ScalarNode, read_no
 
 KeyPath = tuple[str | int, ...]
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_FLOAT = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WORDS: Mapping[str, Any] = {"true": True, "false": False, "null": None, "~": None, "": None}
 
 
@@ -53,8 +53,8 @@ def read_settings(path: Path) -> Settings:
     root = read_nodes(path)
     values = _convert(root, (), places)
     if not isinstance(values, dict):
-        raise user_error("E0612", "the file is not a mapping", source=root.source, allowed="lines of the form key: value",
-                         help="write one setting a line, for example lr: 0.001")
+        raise user_error("E0612", "the file is not a mapping", source=root.source,
+                         allowed="lines of the form key: value", help="write one setting a line, for example lr: 0.001")
     return Settings(values=values, places=places)
 
 

@@ -9,6 +9,7 @@ rest of torchvision, data sets and transforms, be used. Nothing is declared wher
 from __future__ import annotations
 
 from types import ModuleType
+from typing import cast
 
 import torch
 
@@ -26,4 +27,4 @@ def import_torchvision() -> ModuleType:
         for operator in _OPERATORS:
             torch.library.define(operator, _SIGNATURE)
         import torchvision.datasets
-    return torchvision
+    return cast(ModuleType, torchvision)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch.optim import Optimizer
 
 from ai8x.nn.qat import QatPolicy, named_parameters, switch_to_qat, update_optimizer
 from ai8x.training.board import Board
-from ai8x.training.checkpoints import TrainingCheckpoint, random_states, restore_random_states
+from ai8x.training.checkpoints import TrainingCheckpoint, describe_policy, random_states, restore_random_states
 from ai8x.training.config import TrainConfig
 from ai8x.training.data import BatchPlan, DataSpec, Parts
 from ai8x.training.interrupt import StopRequest
@@ -30,6 +29,9 @@ from ai8x.training.metrics import TOP5_CLASSES, Evaluation, Meter, format_confus
 from ai8x.training.progress import Reporter, StepReport
 from ai8x.training.run import BEST, LAST, RunFolder
 from ai8x.training.schedule import create_learning_rates
+
+PICTURE_EPOCHS = 10
+"""Pictures and histograms go to TensorBoard once in so many epochs, and at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +238,7 @@ class Trainer:
                                                "LR": self._rows[-1]["learning_rate"]}, epoch)
         board.scalars("Performance/Validation", {"Loss": validated.loss, "Top1": validated.top1,
                                                  "Top5": validated.top5}, epoch)
-        if self._epoch % HISTOGRAM_EPOCHS == 0 or self._epoch == self.task.config.epochs:
+        if self._epoch % PICTURE_EPOCHS == 0 or self._epoch == self.task.config.epochs:
             board.confusion(validated.confusion, labels, epoch=epoch, tag="Validation")
             board.histograms(self.model, epoch)
 
@@ -245,28 +247,11 @@ class Trainer:
         task = self.task
         checkpoint = TrainingCheckpoint(
             epoch=self._epoch - 1, step=self._step, is_quantized=self.is_quantized, arch=task.config.arch,
-            state=self.model.state_dict(), optimizer=self._optimizer.state_dict(), schedule=self._rates.state(),
+            state=self.model.state_dict(), optimizer=self._optimizer.state_dict(),
+            optimizer_type=type(self._optimizer).__name__, schedule=self._rates.state(),
             meter=self._meter.state(), history=[asdict(score) for score in self._history], rows=self._rows,
             random=random_states(), config=task.config.to_mapping(), policy=describe_policy(task.policy),
             labels=task.data.labels, input_shape=task.data.input_shape, sample=task.sample,
             extras={"current_top1": top1, "best_top1": best.top1 if best else 0.0,
                     "best_epoch": best.epoch if best else -1})
         checkpoint.write(self._output.run.checkpoint(kind, qat=self.is_quantized))
-
-
-HISTOGRAM_EPOCHS = 10
-"""Pictures and histograms go to TensorBoard once in so many epochs, and at the end."""
-
-
-def describe_policy(policy: QatPolicy | None) -> dict[str, Any] | None:
-    """A policy as plain values."""
-    return None if policy is None else {**asdict(policy), "overrides": {k: asdict(v) for k, v in
-                                                                        policy.overrides.items()}}
-
-
-def policy_from_description(values: Mapping[str, Any]) -> QatPolicy:
-    """The policy that `describe_policy` described."""
-    from ai8x.nn.qat import LayerOverride
-
-    overrides = {name: LayerOverride(**entry) for name, entry in values["overrides"].items()}
-    return QatPolicy(**{**values, "overrides": overrides})

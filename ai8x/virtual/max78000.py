@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ai8x.max7800x.cycles import SILICON_OVERHEAD_NS
 from ai8x.virtual.bus import Accelerator, BusDevice, BusStatistics, BusWriteObserver, RegisterFile
 from ai8x.virtual.clock import SECOND_FS, Event, VirtualTime
 from ai8x.virtual.cortex_m import CortexM, Stop, StopCause
@@ -58,6 +59,10 @@ _GPIOS = (0x4000_8000, 0x4000_9000, 0x4008_0400)
 _STORAGE = {0x4000_0400: "SIR", 0x4000_4400: "SIMO", 0x4000_6800: "PWRSEQ", 0x4000_0800: "FCR"}
 _GCFR_BASE, _ICC_BASE = 0x4000_5800, 0x4002_A000
 
+_NANOSECOND_FS = SECOND_FS // 10**9
+_COUNTED_OVERHEAD_NS = 300
+"""Of the silicon overhead: the bus accesses between stopwatch and start bit and in the interrupt handler."""
+
 _PASS = re.compile(r"\bPASS\b")
 _FAIL = re.compile(r"\bFAIL\b")
 _TIME = re.compile(r"\btime:?\s*(\d+)\s*us\b", re.IGNORECASE)
@@ -87,6 +92,19 @@ class FirmwareResult:
     cnn_time_us: int | None
     time_us: float
     statistics: BusStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """How long an inference takes.
+
+    Args:
+        cycles: gives the CNN clocks of a run; called when the run starts.
+        overhead_ns: what start, interrupt entry and stopwatch add on silicon, beyond what the board counts itself.
+    """
+
+    cycles: Callable[[], int]
+    overhead_ns: int = SILICON_OVERHEAD_NS - _COUNTED_OVERHEAD_NS
 
 
 class PeripheralBus:
@@ -127,19 +145,19 @@ class PeripheralBus:
 class AcceleratorPort:
     """Connects the accelerator to bus, clock and interrupt controller.
 
-    A run completes ``latency_cycles()`` CNN clocks after its start bit is set and all its input has arrived; clearing
-    the start bit before cancels it.
+    A run completes ``latency_cycles()`` CNN clocks and the overhead after its start bit is set, and not before all its
+    input has arrived (spec/max78000-cnn.md section 8.1); clearing the start bit before cancels it.
 
     Args:
         accelerator: the simulator.
         time: virtual time.
-        latency_cycles: CNN clocks a run takes; called at its start.
+        latency: what a run takes.
         clocks: gives the present frequencies.
         complete: called when a run has completed, to raise the interrupt.
         observer: told of every write.
     """
 
-    def __init__(self, accelerator: Accelerator, time: VirtualTime, *, latency_cycles: Callable[[], int],
+    def __init__(self, accelerator: Accelerator, time: VirtualTime, *, latency: Latency,
                  clocks: Callable[[], ClockTree], complete: Callable[[], None],
                  observer: BusWriteObserver | None) -> None:
         self.accelerator = accelerator
@@ -148,13 +166,13 @@ class AcceleratorPort:
         self.fifo_words = 0
         self.inferences = 0
         self._time = time
-        self._latency_cycles = latency_cycles
+        self._latency = latency
         self._clocks = clocks
         self._complete = complete
         self._observer = observer
         self._running: Event | None = None
         self._run_hz = 1
-        self._done = False
+        self._started_fs: int | None = None
 
     def read(self, address: int, size: int) -> int:
         """Bus read; waiting for room in the FIFO lets time pass."""
@@ -189,13 +207,13 @@ class AcceleratorPort:
         if self._running is not None:
             cycles = -(-(self._running.time_fs - self._time.now_fs) * self._run_hz // SECOND_FS)
             self._time.cancel(self._running)
-            self._schedule(max(0, cycles))
+            self._schedule(max(0, cycles), self._time.now_fs)
 
     def explain_wait(self) -> str:
         """What the accelerator is waiting for, for the report of a deadlock."""
         if self._running is not None:
             return f"the accelerator is running, its interrupt {CNN_IRQ} is not enabled"
-        if self.accelerator.run_requested and not self.accelerator.input_complete:
+        if self.accelerator.run_requested:
             return "the accelerator was started and waits for more input words in its FIFO"
         return "" if self.inferences else "the accelerator was not started"
 
@@ -207,21 +225,25 @@ class AcceleratorPort:
     def _follow(self) -> None:
         """Start or cancel the run as the accelerator's state demands."""
         if not self.accelerator.run_requested:
-            self._done = False
+            self._started_fs = None
             if self._running is not None:
                 self._time.cancel(self._running)
                 self._running = None
-        elif self._running is None and not self._done and self.accelerator.input_complete:
-            self._schedule(self._latency_cycles())
+            return
+        if self._started_fs is None:
+            self._started_fs = self._time.now_fs
+            self._time.restarted = True
+        if self._running is None and self.accelerator.input_complete:
+            self._schedule(self._latency.cycles(), self._started_fs + self._latency.overhead_ns * _NANOSECOND_FS)
 
-    def _schedule(self, cycles: int) -> None:
+    def _schedule(self, cycles: int, from_fs: int) -> None:
         self._run_hz = self._clocks().cnn_hz
-        delay_fs = -(-cycles * SECOND_FS // self._run_hz)
-        self._running = self._time.schedule(delay_fs, self._finish, exception=FIRST_IRQ + CNN_IRQ)
+        end_fs = from_fs - (-cycles * SECOND_FS // self._run_hz)
+        self._running = self._time.schedule(end_fs - self._time.now_fs, self._finish, exception=FIRST_IRQ + CNN_IRQ)
 
     def _finish(self) -> None:
         self._running = None
-        self._done = True
+        self._started_fs = None
         self.inferences += 1
         self.accelerator.complete()
         self._complete()
@@ -233,13 +255,13 @@ class Max78000:
     Args:
         elf_path: firmware file.
         accelerator: the CNN accelerator.
-        latency_cycles: CNN clocks a run takes.
+        latency: what a run takes.
         on_bus_write: told of every write to the accelerator.
         budget: instructions it may execute.
         seed: of the arbitrary RAM content before the start.
     """
 
-    def __init__(self, elf_path: Path, accelerator: Accelerator, latency_cycles: Callable[[], int], *,
+    def __init__(self, elf_path: Path, accelerator: Accelerator, latency: Latency, *,
                  on_bus_write: BusWriteObserver | None = None, budget: int = DEFAULT_BUDGET, seed: int = 0) -> None:
         self._console = bytearray()
         self.time = VirtualTime(ISO_HZ)
@@ -247,7 +269,7 @@ class Max78000:
         self.core = CortexM(read_program(elf_path), (FLASH, SRAM, INFORMATION_BLOCK), self.time, self.system,
                             budget=budget, seed=seed)
         self._gcr = GlobalControl(on_power=self._power, on_clocks=self._clocks_changed)
-        self._port = AcceleratorPort(accelerator, self.time, latency_cycles=latency_cycles, clocks=self._gcr.clocks,
+        self._port = AcceleratorPort(accelerator, self.time, latency=latency, clocks=self._gcr.clocks,
                                      complete=lambda: self.system.pend(FIRST_IRQ + CNN_IRQ), observer=on_bus_write)
         self._timers = tuple(Timer(base, self.time, self._gcr.clocks, exception=FIRST_IRQ + irq, pend=self.system.pend)
                              for base, irq in _TIMER_IRQS.items())
@@ -260,7 +282,7 @@ class Max78000:
     @property
     def console(self) -> str:
         """What the firmware has printed so far."""
-        return self._console.decode("utf-8", errors="replace")
+        return self._console.decode("utf-8", errors="replace").replace("\r\n", "\n")
 
     def run(self) -> FirmwareResult:
         """Execute until the firmware ends or cannot go on.
@@ -315,7 +337,7 @@ class Max78000:
         self._port.clock_changed()
 
 
-def run_firmware(elf_path: Path, accelerator: Accelerator, latency_cycles: Callable[[], int], *,
+def run_firmware(elf_path: Path, accelerator: Accelerator, latency: Callable[[], int] | Latency, *,
                  on_bus_write: BusWriteObserver | None = None, budget: int = DEFAULT_BUDGET,
                  seed: int = 0) -> FirmwareResult:
     """Run a firmware file on a virtual board.
@@ -323,7 +345,7 @@ def run_firmware(elf_path: Path, accelerator: Accelerator, latency_cycles: Calla
     Args:
         elf_path: the linked firmware; stand-alone builds and MSDK builds alike.
         accelerator: the simulator behind the CNN's addresses.
-        latency_cycles: CNN clocks an inference takes; called at each start.
+        latency: gives the CNN clocks an inference takes, called at each start; or that together with the overhead.
         on_bus_write: called with (address, size, value) for every write to the accelerator.
         budget: instructions after which the run is given up; a bus access counts for fifty.
         seed: of the arbitrary content of RAM before the start.
@@ -335,5 +357,7 @@ def run_firmware(elf_path: Path, accelerator: Accelerator, latency_cycles: Calla
         HardwareFault: the accelerator refused an access; the message names the firmware's function.
         UserError: E0801 Unicorn or pyelftools is missing; E0806 to E0808 the file cannot be run.
     """
-    board = Max78000(elf_path, accelerator, latency_cycles, on_bus_write=on_bus_write, budget=budget, seed=seed)
+    if not isinstance(latency, Latency):
+        latency = Latency(cycles=latency)
+    board = Max78000(elf_path, accelerator, latency, on_bus_write=on_bus_write, budget=budget, seed=seed)
     return board.run()

@@ -226,12 +226,15 @@ def test_timer_that_does_not_exist_is_refused():
     assert failure.value.diagnostics[0].code == "E0393"
 
 
-def test_project_holds_the_seven_files_and_keeps_others(tmp_path: Path):
+def test_project_holds_sources_make_files_and_board_support_and_keeps_others(tmp_path: Path):
     network, placement = small()
     (tmp_path / "notes.txt").write_text("mine")
-    written = write_project(program_of(network, placement), network, tmp_path)
-    assert [path.name for path in written] == list(SOURCE_FILES)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*SOURCE_FILES, "notes.txt"])
+    written = {
+        path.relative_to(tmp_path).as_posix() for path in write_project(program_of(network, placement), network, tmp_path)
+    }
+    assert {*SOURCE_FILES, "Makefile", "project.mk", "standalone/mxc.h", "standalone/startup.c"} <= written
+    assert {name.split("/")[0] for name in written - {*SOURCE_FILES, "Makefile", "project.mk"}} == {"standalone"}
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_sources_include_only_the_board_interface_and_their_own_headers():

@@ -4,6 +4,7 @@ Shares nothing with `ai8x.network.reference` and `ai8x.arithmetic`. Source: spec
 """
 
 from fractions import Fraction
+from itertools import product
 from math import floor, trunc
 
 from ai8x.network.ir import Activation, Eltwise, Layer, Network, Op, Pool
@@ -89,18 +90,14 @@ def correlate(layer: Layer, data: Tensor) -> Tensor:
     per_group = len(data) // conv.groups
     height, width = len(data[0]), len(data[0][0])
     result = layer_zeros(layer)
-    for out, kernel in enumerate(weights):
+    for out, row, column in indices(*layer.out_shape.as_tuple()):
         group = out // (len(weights) // conv.groups)
-        for row in range(layer.out_shape.height):
-            for column in range(layer.out_shape.width):
-                for channel in range(per_group):
-                    for i in range(conv.kernel[0]):
-                        for j in range(conv.kernel[1]):
-                            y = row * conv.stride[0] - conv.padding[0] + i * conv.dilation[0]
-                            x = column * conv.stride[1] - conv.padding[1] + j * conv.dilation[1]
-                            if 0 <= y < height and 0 <= x < width:
-                                value = data[group * per_group + channel][y][x]
-                                result[out][row][column] += value * kernel[channel][i][j]
+        for channel, i, j in indices(per_group, *conv.kernel):
+            y = row * conv.stride[0] - conv.padding[0] + i * conv.dilation[0]
+            x = column * conv.stride[1] - conv.padding[1] + j * conv.dilation[1]
+            if 0 <= y < height and 0 <= x < width:
+                value = data[group * per_group + channel][y][x]
+                result[out][row][column] += value * weights[out][channel][i][j]
     return result
 
 
@@ -110,19 +107,21 @@ def scatter(layer: Layer, data: Tensor) -> Tensor:
     per_group = len(data) // conv.groups
     out_per_group = len(weights) // conv.groups
     result = layer_zeros(layer)
-    for channel, image in enumerate(data):
+    for channel, row, column in indices(len(data), len(data[0]), len(data[0][0])):
         group = channel // per_group
-        for y, row in enumerate(image):
-            for x, value in enumerate(row):
-                for out in range(group * out_per_group, (group + 1) * out_per_group):
-                    kernel = weights[out][channel % per_group]
-                    for i in range(conv.kernel[0]):
-                        for j in range(conv.kernel[1]):
-                            v, u = y * conv.stride[0] - conv.padding[0] + i, x * conv.stride[1] - conv.padding[1] + j
-                            if 0 <= v < layer.out_shape.height and 0 <= u < layer.out_shape.width:
-                                # The stored kernel is the correlation kernel, flipped in both axes.
-                                result[out][v][u] += value * kernel[conv.kernel[0] - 1 - i][conv.kernel[1] - 1 - j]
+        for number, i, j in indices(out_per_group, *conv.kernel):
+            out = group * out_per_group + number
+            y = row * conv.stride[0] - conv.padding[0] + i
+            x = column * conv.stride[1] - conv.padding[1] + j
+            if 0 <= y < layer.out_shape.height and 0 <= x < layer.out_shape.width:
+                # The stored kernel is the correlation kernel, flipped in both axes.
+                factor = weights[out][channel % per_group][conv.kernel[0] - 1 - i][conv.kernel[1] - 1 - j]
+                result[out][y][x] += data[channel][row][column] * factor
     return result
+
+
+def indices(*sizes: int) -> product:
+    return product(*(range(size) for size in sizes))
 
 
 def layer_zeros(layer: Layer) -> Tensor:

@@ -165,7 +165,8 @@ def test_trace_is_a_read_only_mapping():
 
 def two_layers():
     first = conv_layer([[[[64]]], [[[32]]]], shape=TensorShape(1, 2, 3), output_shift=1)
-    second = conv_layer([[[[64]], [[0]]]], shape=TensorShape(2, 2, 3), output_shift=1, name="layer1", index=1, inputs=(0,))
+    second = conv_layer([[[[64]], [[0]]]], shape=TensorShape(2, 2, 3), output_shift=1, name="layer1", index=1,
+                        inputs=(0,))
     return Network(name="n", input_shape=TensorShape(1, 2, 3), layers=(first, second))
 
 

@@ -80,7 +80,8 @@ def test_silence_is_none():
 def test_hints_hold_the_keys_about_places():
     hints = parse(VALID).hints
     assert isinstance(hints[0], PlacementHint)
-    assert (hints[0].processors, hints[0].data_format, hints[0].out_offset, hints[0].streaming) == (7, "HWC", 0x4000, False)
+    assert (hints[0].processors, hints[0].data_format, hints[0].out_offset) == (7, "HWC", 0x4000)
+    assert hints[0].streaming is False
     assert (hints[1].processors, hints[1].write_gap, hints[1].out_offset) == (255, 1, None)
     assert hints[2].bias_group == (0, 1)
     assert str(hints[0].sources["processors"]) == "net.yaml:13:17"
@@ -114,8 +115,9 @@ def test_operator_spellings(key, spelling, op, eltwise):
     ("in_sequences: -1", "in_sequences", (-1,)), ("in_sequences: input", "in_sequences", (-1,)),
     ("in_sequences: [0x1, a]", "in_sequences", (1, "a")), ("next_sequence: stop", "next_sequence", "stop"),
     ("in_dim: 16", "in_dim", (16,)), ("in_crop: [1, 2]", "in_crop", (1, 2)), ("output: TRUE", "output", True),
-    ("flatten: false", "flatten", False), ("weight_source: a", "weight_source", "a"), ("stride: [2, 2]", "stride", (2, 2)),
-    ("pad: +1", "pad", 1), ("pad: -0", "pad", 0), ("output_shift: -0x2", "output_shift", -2),
+    ("flatten: false", "flatten", False), ("weight_source: a", "weight_source", "a"),
+    ("stride: [2, 2]", "stride", (2, 2)), ("pad: +1", "pad", 1), ("pad: -0", "pad", 0),
+    ("output_shift: -0x2", "output_shift", -2),
 ])
 def test_values_and_synonyms(keys, field, value):
     assert getattr(layer(keys), field) == value
@@ -230,7 +232,8 @@ def test_bad_layer_keys(keys, code, column, word):
     ("arch: a\ndataset: d\nsnoop: 1\nlayers: [{op: conv2d}]\n", "E0206", 3, "MAX78002"),
     ("arch: a\ndataset: d\nunload: 1\nlayers: [{op: conv2d}]\n", "E0204", 3, "- "),
     ("arch: a\ndataset: d\nunload: [1]\nlayers: [{op: conv2d}]\n", "E0204", 3, "mapping"),
-    ("arch: a\ndataset: d\nunload: [{channels: 1, dim: 1, offset: 0}]\nlayers: [{op: conv2d}]\n", "E0203", 3, "processors"),
+    ("arch: a\ndataset: d\nunload: [{channels: 1, dim: 1, offset: 0}]\nlayers: [{op: none}]\n", "E0203", 3,
+     "processors"),
     ("arch: a\ndataset: d\narch: b\nlayers: [{op: conv2d}]\n", "E0202", 3, "twice"),
     (HEAD + "- {op: conv2d, sequence: 3}\n- {op: conv2d, sequence: 3}\n", "E0210", 5, "sequence: 4"),
     (HEAD + "- {op: conv2d, name: a}\n- {op: conv2d, name: a}\n", "E0211", 5, "a_1"),
@@ -263,7 +266,8 @@ def test_silent_defaults_warn(keys, code):
 
 
 def test_layers_run_in_the_order_of_their_sequence():
-    file = parse(HEAD + "- {op: conv2d, sequence: 5, pad: 0}\n- {op: conv2d, pad: 1}\n- {op: conv2d, sequence: 1, pad: 2}\n")
+    layers = "- {op: conv2d, sequence: 5, pad: 0}\n- {op: conv2d, pad: 1}\n- {op: conv2d, sequence: 1, pad: 2}\n"
+    file = parse(HEAD + layers)
     assert [(e.position, e.sequence, e.pad) for e in file.layers] == [(0, 1, 2), (1, 5, 0), (2, 6, 1)]
 
 
@@ -292,8 +296,8 @@ def mutate(text, rng):
     elif kind == 4:
         del lines[index]
     else:
-        word = rng.choice(["-1", "0", "99999999999", "null", "[]", "{}", "yes", "'", "0x", "1.5", "a: b", "&a b", "*a", ".nan"])
-        lines[index] = lines[index].split(":")[0] + ": " + word
+        words = ["-1", "0", "99999999999", "null", "[]", "{}", "yes", "'", "0x", "1.5", "a: b", "&a b", "*a", ".nan"]
+        lines[index] = lines[index].split(":")[0] + ": " + rng.choice(words)
     return "\n".join(lines)
 
 

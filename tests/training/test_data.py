@@ -91,7 +91,7 @@ def test_other_seeds_and_epochs_give_other_orders(tensor_samples):
 
 
 def test_without_a_seed_the_order_is_that_of_the_files(tensor_samples):
-    assert [t.tolist() for _, t in collect(tensor_samples)][0] == [0, 1, 2, 3, 4]
+    assert next(t.tolist() for _, t in collect(tensor_samples)) == [0, 1, 2, 3, 4]
 
 
 def test_without_a_seed_nothing_is_augmented(tensor_samples):

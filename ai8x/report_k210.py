@@ -1,0 +1,103 @@
+"""The K210's part of the report: KPU and CPU steps, both memories over time, unconfirmed facts. Start at `chip_report`.
+
+Source: spec/k210-kmodel.md sections 7, 11, 16 and 19.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ai8x.k210 import timing
+from ai8x.k210.device import K210
+from ai8x.k210.kmodel_layers import K210Conv
+from ai8x.k210.lower import LoweredModel
+from ai8x.k210.steps import ConvStep, Step
+from ai8x.memory import MemoryPlan
+from ai8x.network.ir import Network
+from ai8x.report import ChipLayer, ChipReport, MemoryBlock, MemoryMap, Resource
+
+TARGET = "k210"
+_PICK_OR_NONE = (0, 1, 5)
+"""Pool types that files known to run on chips use, 9 aside; section 6."""
+
+
+def chip_report(network: Network, lowered: LoweredModel, milliseconds: Mapping[int, float],
+                files: Mapping[str, int]) -> ChipReport:
+    """Everything the report says about the network on this chip.
+
+    Args:
+        network: what is computed.
+        lowered: the kmodel with its plans.
+        milliseconds: step -> time, as the simulator's model gives it; CPU steps without a published rate are absent.
+        files: generated files and their sizes in bytes.
+    """
+    rows = tuple(_layer_row(network, lowered, index, step, milliseconds) for index, step in enumerate(lowered.steps))
+    unknown = [step.name for index, step in enumerate(lowered.steps) if index not in milliseconds]
+    note = "estimated from measured layers (1.6 % rms, 4 % worst for KPU layers; main-memory results are rough)"
+    if unknown:
+        note += f"; without {', '.join(unknown)}, for which no rate is known"
+    return ChipReport(
+        target=TARGET, title="Kendryte K210", clock_hz=K210.kpu_clock_hz, layers=rows,
+        total_cycles=sum(row.cycles for row in rows), total_time_us=sum(row.time_us for row in rows), timing_note=note,
+        memory_maps=(_memory_map("KPU memory", "lines of 64 bytes", lowered, lowered.kpu_plan),
+                     _memory_map("Main buffer", "bytes", lowered, lowered.main_plan)),
+        resources=_resources(lowered), unverified=_unverified_facts(lowered), files=files)
+
+
+def _layer_row(network: Network, lowered: LoweredModel, index: int, step: Step,
+               milliseconds: Mapping[int, float]) -> ChipLayer:
+    time_us = 1e3 * milliseconds.get(index, 0.0)
+    layer = lowered.model.layers[index]
+    macs = network.layers[step.layer].macs if step.name == network.layers[step.layer].name else 0
+    if not isinstance(layer, K210Conv):
+        return ChipLayer(index=step.layer, name=step.name, unit="CPU", processors="",
+                         cycles=round(time_us * 1e-6 * K210.kpu_clock_hz), time_us=time_us, utilisation=0.0, rough=True)
+    compute = timing.kpu_cycles(layer.fields)
+    return ChipLayer(index=step.layer, name=step.name, unit="KPU", processors="",
+                     cycles=round(time_us * 1e-6 * K210.kpu_clock_hz), time_us=time_us,
+                     utilisation=macs / (compute * K210.peak_mac_per_cycle),
+                     rough=layer.main_memory_output is not None)
+
+
+def _memory_map(title: str, unit: str, lowered: LoweredModel, plan: MemoryPlan) -> MemoryMap:
+    names = tensor_names(lowered)
+    last_step = len(lowered.steps) - 1
+    blocks = tuple(
+        MemoryBlock(label=" + ".join(names.get(part, part) for part in buffer.name.split("+")), lane=0,
+                    start=buffer.address or 0, end=buffer.end, first_step=max(0, buffer.first_use),
+                    last_step=max(0, min(buffer.last_use, last_step)))
+        for buffer in plan.buffers)
+    return MemoryMap(title=title, unit=unit, capacity=plan.capacity, lanes=("",),
+                     steps=tuple(step.name for step in lowered.steps), blocks=blocks, peak=plan.peak,
+                     lower_bound=plan.lower_bound)
+
+
+def tensor_names(lowered: LoweredModel) -> dict[str, str]:
+    """Name of a map or main-memory copy -> name of the step that makes it."""
+    names = {}
+    for step in lowered.steps:
+        names[step.target.name] = step.name
+        if isinstance(step, ConvStep) and step.main:
+            names[step.main.name] = step.name
+    return names
+
+
+def _resources(lowered: LoweredModel) -> tuple[Resource, ...]:
+    model = lowered.model
+    total = len(lowered.data) + model.main_mem_usage
+    return (
+        Resource(name="KPU memory", used=lowered.kpu_plan.peak, capacity=K210.memory.kpu_lines, unit="lines of 64 bytes"),
+        Resource(name="General RAM, C program", used=total, capacity=K210.c_program_bytes, unit="bytes"),
+        Resource(name="General RAM, MaixPy", used=total, capacity=K210.micropython_bytes, unit="bytes"),
+    )
+
+
+def _unverified_facts(lowered: LoweredModel) -> tuple[str, ...]:
+    facts = []
+    convs = [step for step in lowered.steps if isinstance(step, ConvStep)]
+    if any(step.pool not in _PICK_OR_NONE for step in convs):
+        facts.append("KPU pooling types other than max 2x2 and left-top pick, on a chip "
+                     "(spec/k210-kmodel.md sections 6 and 19.6)")
+    if any(step.depthwise and step.kernel == 1 for step in convs):
+        facts.append("depthwise 1x1 layers on a chip (spec/k210-kmodel.md section 19.6)")
+    return tuple(facts)

@@ -1,0 +1,120 @@
+"""The sample that a network is verified with: from a file, the checkpoint, the data set, or seeded random numbers.
+
+Start at `find_sample`.
+
+Source: design/decisions.md "Reading vendor files"; spec/max78000-cnn.md section 6.1 "Sample input".
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai8x.arithmetic import INT8
+from ai8x.checkpoint import Checkpoint
+from ai8x.errors import Source, UserError, user_error
+from ai8x.files import read_bytes
+from ai8x.network.ir import TensorShape
+
+SAMPLE_LIMIT_BYTES = 64 << 20
+"""Size above which a sample file is refused unread."""
+
+RANDOM_SEED = 0
+
+DatasetItem = Callable[[str], NDArray[Any] | None]
+"""Name of a data set -> its first test item as int8, or None where the data set is not to be had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A network input.
+
+    Args:
+        values: int8 array (C, H, W); 1-D data has W = 1.
+        origin: where it came from, for people.
+    """
+
+    values: NDArray[np.int8]
+    origin: str
+
+    @property
+    def shape(self) -> TensorShape:
+        """Shape of the network's input."""
+        return TensorShape(*(int(size) for size in self.values.shape))
+
+
+def find_sample(path: Path | None, checkpoint: Checkpoint, dataset: str, dataset_item: DatasetItem) -> Sample:
+    """The sample to verify with.
+
+    Args:
+        path: ``--sample-input``, or None.
+        checkpoint: may hold a sample, or at least the input's shape.
+        dataset: name of the data set, for its first test item.
+        dataset_item: looks that up.
+
+    Raises:
+        UserError: E0610 to E0612, a file that is no sample; E0613, nothing tells the input's shape.
+    """
+    if path is not None:
+        return Sample(values=read_sample(path), origin=f"file {path.name}")
+    if checkpoint.sample is not None:
+        return Sample(values=as_planes(checkpoint.sample), origin="stored in the checkpoint")
+    item = dataset_item(dataset)
+    if item is not None:
+        return Sample(values=as_planes(item), origin=f"first test item of the data set {dataset}")
+    if checkpoint.input_shape is None:
+        raise user_error("E0613", "nothing tells the shape of the network's input",
+                         source=Source(file=checkpoint.file), found="no sample in the checkpoint, and the data set "
+                         f"'{dataset}' is not to be had here", help="add --sample-input FILE.npy, an integer array (C, H, W)")
+    values = np.random.default_rng(RANDOM_SEED).integers(INT8.min, INT8.max, checkpoint.input_shape, endpoint=True)
+    return Sample(values=as_planes(values), origin=f"random numbers, seed {RANDOM_SEED}")
+
+
+def read_sample(path: Path) -> NDArray[np.int8]:
+    """A sample file: any integer type, -128 to 127, (C, H, W) or (C, L).
+
+    Raises:
+        UserError: E0610 missing or too large, E0611 no array file, E0612 wrong type, shape or range.
+    """
+    content = read_bytes(path, limit=SAMPLE_LIMIT_BYTES, code="E0610")
+    source = Source(file=str(path))
+    try:
+        values = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError) as error:
+        raise user_error("E0611", "this is not a numpy array file", source=source, found=str(error).splitlines()[0][:120],
+                         allowed="an array saved by numpy.save", help="numpy.save(FILE, integers)") from error
+    problem = sample_problem(values)
+    if problem:
+        raise _refused(source, problem)
+    return as_planes(values)
+
+
+def sample_problem(values: Any) -> str:
+    """Why an array is no sample, or an empty string."""
+    if not isinstance(values, np.ndarray):
+        return "an archive of several arrays"
+    if values.dtype.kind not in "iu":
+        return f"numbers of type {values.dtype}"
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        return f"shape {values.shape}"
+    if not INT8.allows(values):
+        return f"values {values.min()} to {values.max()}"
+    return ""
+
+
+def as_planes(values: NDArray[Any]) -> NDArray[np.int8]:
+    """An int8 array (C, H, W) from (C, H, W) or (C, L)."""
+    planes = values[:, :, None] if values.ndim == 2 else values
+    return np.ascontiguousarray(planes, np.int8)
+
+
+def _refused(source: Source, problem: str) -> UserError:
+    return user_error("E0612", "this array cannot be a sample", source=source, found=problem,
+                      allowed="integers -128 to 127 of shape (C, H, W) or (C, L)",
+                      help="numpy.clip(numpy.round(x * 128), -128, 127).astype('int64') for data x in -1 to 1")

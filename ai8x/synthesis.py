@@ -1,0 +1,265 @@
+"""From a network description and a checkpoint to verified projects for both chips.
+
+The stages in order: read, build, run the reference; for each target place, lower, generate, verify; report; publish
+the output folder as a whole. Every stage takes what the one before returned. Start at `synthesize`.
+
+Source: design/house.md section 4.3; design/decisions.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai8x import __version__
+from ai8x.checkpoint import Checkpoint, read_checkpoint
+from ai8x.errors import Diagnostic, ExitStatus, Source, user_error
+from ai8x.files import atomic_write, check_replaceable, digest, npz_bytes, output_folder, write_json, write_text
+from ai8x.network.build import build_network
+from ai8x.network.ir import Network
+from ai8x.network.reference import Trace, run_network
+from ai8x.network.weights import parameters_from_state
+from ai8x.network.yaml_file import NetworkFile, read_network_file
+from ai8x.report import Accuracy, ChipReport, Report, to_json
+from ai8x.report_html import render_html
+from ai8x.report_network import layer_rows
+from ai8x.sample import Sample, find_sample
+from ai8x.verify import Verdict
+
+TARGETS = ("max78000", "k210")
+"""What ``--target`` accepts, besides ``all``."""
+
+WITNESSES = ("reference", "simulator", "firmware", "kmodel", "kpu_firmware")
+"""Executors of the verification record (decisions.md)."""
+
+Announce = Callable[[str], None]
+"""Told what is being done, one short line at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisOptions:
+    """What to do.
+
+    Args:
+        network: YAML description.
+        checkpoint: quantised checkpoint.
+        out: output folder; created whole, or replaced if everything in it is ours.
+        targets: of `TARGETS`.
+        sample: ``.npy`` file, or None for the checkpoint's or the data set's sample.
+        verify: run simulators and machine code.
+        overwrite: replace an output folder that holds foreign files.
+        average_rounded: average pooling rounds (``--avg-pool-rounding``).
+        fifo: feed the MAX78000's input through the FIFO.
+        board: board of the vendor's SDK.
+        softmax: print a class table.
+        test_samples: items of the data set's test part to run on the simulators; the reference runs all of them.
+    """
+
+    network: Path
+    checkpoint: Path
+    out: Path
+    targets: tuple[str, ...] = TARGETS
+    sample: Path | None = None
+    verify: bool = True
+    overwrite: bool = False
+    average_rounded: bool = False
+    fifo: bool = False
+    board: str = "EvKit_V1"
+    softmax: bool = True
+    test_samples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What was read: the network with its parameters, and the sample with the reference's outputs.
+
+    Args:
+        file: the description; placement hints stand in ``file.layers[i].hint``.
+        checkpoint: parameters and what came with them.
+        network: what is computed.
+        sample: the input.
+        trace: the reference's output of every layer.
+    """
+
+    file: NetworkFile
+    checkpoint: Checkpoint
+    network: Network
+    sample: Sample
+    trace: Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetResult:
+    """What one target's stages returned, for the report.
+
+    Args:
+        verdicts: of the target's witnesses.
+        chip: the target's part of the report.
+        messages: warnings and notices.
+        run_outputs: the last layer's outputs for a batch of samples, (N, C, H, W), on the target's simulator.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    chip: ChipReport
+    messages: tuple[Diagnostic, ...] = ()
+    run_outputs: Callable[[NDArray[Any]], NDArray[np.int64]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisResult:
+    """The finished run.
+
+    Args:
+        folder: where everything lies.
+        report: what was found out.
+        verdicts: of every witness, in order.
+        messages: warnings and notices with their places.
+        accuracy_differs: some test item's outputs differ between a simulator and the reference.
+    """
+
+    folder: Path
+    report: Report
+    verdicts: tuple[Verdict, ...]
+    messages: tuple[Diagnostic, ...] = ()
+    accuracy_differs: bool = False
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        """0, or 3 where an executor differs from the reference."""
+        differs = self.accuracy_differs or any(v.is_different for v in self.verdicts)
+        return ExitStatus.MISMATCH if differs else ExitStatus.SUCCESS
+
+
+def synthesize(options: SynthesisOptions, announce: Announce = lambda line: None) -> SynthesisResult:
+    """Run every stage and publish the output folder.
+
+    Args:
+        options: what to do.
+        announce: told about progress.
+
+    Raises:
+        UserError: the input is refused; nothing is written.
+    """
+    check_replaceable(options.out, overwrite=options.overwrite)
+    inputs = read_inputs(options)
+    announce(f"{inputs.network.name}: {len(inputs.network.layers)} layers, sample {inputs.sample.origin}")
+    with output_folder(options.out, _manifest(options), overwrite=options.overwrite) as folder:
+        results = tuple(_stage(target)(inputs, options, folder / target, announce) for target in options.targets)
+        accuracy = measure_accuracy(inputs, results, options.test_samples, announce) if options.test_samples else ()
+        result = _conclude(inputs, options, results, accuracy)
+        _write_reports(folder, inputs, result)
+    return result
+
+
+def read_inputs(options: SynthesisOptions) -> Inputs:
+    """Read description, checkpoint and sample, and run the reference.
+
+    Raises:
+        UserError: a file is missing, damaged, or does not suit the others.
+    """
+    file = read_network_file(options.network)
+    checkpoint = read_checkpoint(options.checkpoint)
+    parameters = parameters_from_state(checkpoint.state, file=str(options.checkpoint))
+    sample = find_sample(options.sample, checkpoint, file.dataset, first_test_item)
+    network = build_network(file, parameters, sample.shape, checkpoint_arch=checkpoint.arch or None,
+                            average_rounded=options.average_rounded)
+    network = replace(network, labels=checkpoint.labels)
+    return Inputs(file=file, checkpoint=checkpoint, network=network, sample=sample,
+                  trace=run_network(network, sample.values))
+
+
+def first_test_item(name: str) -> NDArray[Any] | None:
+    """First test item of a data set as int8, or None where it is not to be had. Loads torch."""
+    from ai8x.training.test_set import load_test_set
+
+    items = load_test_set(name)
+    return None if items is None else items.inputs[0]
+
+
+def measure_accuracy(inputs: Inputs, results: Sequence[TargetResult], count: int,
+                     announce: Announce) -> tuple[Accuracy, ...]:
+    """Classify the data set's test part: all of it with the reference, ``count`` items on every simulator.
+
+    Raises:
+        UserError: E0614, the data set is not to be had.
+    """
+    from ai8x.training.test_set import load_test_set
+
+    items = load_test_set(inputs.network.dataset)
+    if items is None:
+        raise user_error("E0614", f"the data set '{inputs.network.dataset}' is not to be had here",
+                         source=Source(file=str(inputs.file.path)), help="leave --test-samples out")
+    announce(f"classifying {len(items.targets)} test items with the reference, {min(count, len(items.targets))} on "
+             "the simulators")
+    last = inputs.network.outputs[-1]
+    expected = run_network(inputs.network, items.inputs)[last]
+    rows = [_accuracy("reference", expected, expected, items.targets)]
+    for result in results:
+        if result.run_outputs is not None:
+            found = result.run_outputs(items.inputs[:count])
+            rows.append(_accuracy(result.chip.target, expected[:count], found, items.targets[:count]))
+    return tuple(rows)
+
+
+def _accuracy(executor: str, expected: NDArray[Any], found: NDArray[Any], targets: NDArray[Any]) -> Accuracy:
+    """Compare logits value by value, and their greatest with the labels."""
+    samples = len(targets)
+    flat = found.reshape(samples, -1)
+    mismatches = int((expected.reshape(samples, -1) != flat).any(axis=1).sum())
+    return Accuracy(executor=executor, samples=samples, correct=int((flat.argmax(axis=1) == targets).sum()),
+                    mismatches=mismatches)
+
+
+def _stage(target: str) -> Callable[[Inputs, SynthesisOptions, Path, Announce], TargetResult]:
+    """The function that does everything for one target."""
+    if target == "max78000":
+        from ai8x.synthesis_max78000 import synthesize_max78000
+
+        return synthesize_max78000
+    from ai8x.synthesis_k210 import synthesize_k210
+
+    return synthesize_k210
+
+
+def _conclude(inputs: Inputs, options: SynthesisOptions, results: Sequence[TargetResult],
+              accuracy: tuple[Accuracy, ...]) -> SynthesisResult:
+    # The reference is what the others are held against: equal by definition, recorded for completeness.
+    found = {v.witness: v for v in (Verdict(witness="reference"), *(v for r in results for v in r.verdicts))}
+    absent = "this target was not asked for"
+    verdicts = tuple(found.get(w, Verdict(witness=w, skipped=absent)) for w in WITNESSES)
+    messages = (*inputs.file.warnings, *(m for result in results for m in result.messages))
+    network = inputs.network
+    report = Report(
+        version=__version__, network=network.name, dataset=network.dataset,
+        input_shape=network.input_shape.as_tuple(), sample=inputs.sample.origin, layers=layer_rows(network),
+        chips=tuple(result.chip for result in results),
+        verification={verdict.witness: str(verdict) for verdict in verdicts}, accuracy=accuracy,
+        messages=tuple(message.headline() for message in messages))
+    different = any(row.mismatches for row in accuracy)
+    return SynthesisResult(folder=options.out, report=report, verdicts=verdicts, messages=messages,
+                           accuracy_differs=different)
+
+
+def _write_reports(folder: Path, inputs: Inputs, result: SynthesisResult) -> None:
+    """``trace.npz``, ``report.json`` and ``report.html``, beside the targets' folders."""
+    arrays = {f"L{layer.index}": inputs.trace[layer.index] for layer in inputs.network.layers}
+    atomic_write(folder / "trace.npz", npz_bytes(arrays))
+    write_json(folder / "report.json", to_json(result.report))
+    write_text(folder / "report.html", render_html(result.report))
+
+
+def _manifest(options: SynthesisOptions) -> dict[str, Any]:
+    """Tool, inputs by name and digest, options: equal inputs give equal manifests on any machine."""
+    sources = [options.network, options.checkpoint, *([options.sample] if options.sample else [])]
+    return {
+        "tool": "ai8x", "version": __version__,
+        "inputs": {path.name: digest(path.read_bytes()) for path in sources if path.is_file()},
+        "options": {"targets": list(options.targets), "verify": options.verify, "board": options.board,
+                    "average_rounded": options.average_rounded, "fifo": options.fifo, "softmax": options.softmax,
+                    "test_samples": options.test_samples},
+    }

@@ -1,0 +1,74 @@
+"""The K210's stages: lower, write kmodel and runner, verify with the KPU simulator.
+
+Start at `synthesize_k210`.
+
+Source: design/house.md section 4.3; spec/k210-kmodel.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai8x.files import atomic_write
+from ai8x.k210.codegen import RunnerModel, write_runner
+from ai8x.k210.interpreter import run_kmodel
+from ai8x.k210.lower import LoweredModel, device_image, lower_network
+from ai8x.report_k210 import chip_report
+from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
+from ai8x.verify import Verdict
+from ai8x.verify_k210 import verify_kmodel, visible_tensor
+
+KMODEL_NAME = "model.kmodel"
+SAMPLE_NAME = "sample.bin"
+
+
+def synthesize_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, announce: Announce) -> TargetResult:
+    """Everything for this target.
+
+    Args:
+        inputs: network and sample.
+        options: what to do.
+        folder: receives model, sample and runner; does not exist yet.
+        announce: told about progress.
+
+    Raises:
+        UserError: the network has no exact form on the chip, or does not fit it.
+    """
+    network, sample = inputs.network, inputs.sample.values
+    announce("k210: lowering to a kmodel")
+    lowered = lower_network(network)
+    image = device_image(sample)
+    run = run_kmodel(lowered.data, image)
+    folder.mkdir()
+    atomic_write(folder / KMODEL_NAME, lowered.data)
+    atomic_write(folder / SAMPLE_NAME, image.tobytes())
+    write_runner(folder, RunnerModel(name=network.name, kmodel=lowered.data, image=image, outputs=run.outputs,
+                                     is_wide=network.layers[network.outputs[-1]].output_bits == 32,
+                                     labels=network.labels))
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size
+             for path in sorted(folder.rglob("*")) if path.is_file()}
+    verdicts = verify(inputs, lowered, announce) if options.verify else unverified()
+    result = lowered.results[network.outputs[-1]]
+
+    def run_outputs(samples: NDArray[Any]) -> NDArray[np.int64]:
+        runs = (run_kmodel(lowered.data, device_image(item)) for item in samples)
+        return np.stack([visible_tensor(lowered, one, result, item) for one, item in zip(runs, samples, strict=True)])
+
+    return TargetResult(verdicts=verdicts, chip=chip_report(network, lowered, run.milliseconds, files),
+                        run_outputs=run_outputs)
+
+
+def verify(inputs: Inputs, lowered: LoweredModel, announce: Announce) -> tuple[Verdict, ...]:
+    """Verdicts of the KPU simulator and of the runner's machine code."""
+    announce("k210: running the kmodel on the KPU simulator")
+    return (verify_kmodel(inputs.network, lowered, inputs.sample.values, inputs.trace),
+            Verdict(witness="kpu_firmware", skipped="the virtual K210 board comes with a later version"))
+
+
+def unverified() -> tuple[Verdict, ...]:
+    """Verdicts of a run that was told not to verify."""
+    return tuple(Verdict(witness=witness, skipped="--no-verify") for witness in ("kmodel", "kpu_firmware"))

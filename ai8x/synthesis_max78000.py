@@ -1,0 +1,151 @@
+"""The MAX78000's stages: place, check, lower, generate, verify with the simulator and with machine code.
+
+Start at `synthesize_max78000`.
+
+Source: design/house.md section 4.3; spec/virtual-boards.md section 5.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ai8x.errors import Diagnostic, HardwareFault, UserError
+from ai8x.max7800x.codegen import CodegenOptions, write_project
+from ai8x.max7800x.constraints import check_network
+from ai8x.max7800x.cycles import network_cycles, work_from_geometry
+from ai8x.max7800x.device import MAX78000
+from ai8x.max7800x.geometry import hardware_layers
+from ai8x.max7800x.kernels import plan_kernels
+from ai8x.max7800x.lower import LoweringPlan, lower_network
+from ai8x.max7800x.placement import Placement, PlacementOptions, place_network
+from ai8x.max7800x.program import Program
+from ai8x.max7800x.simulator import Accelerator
+from ai8x.network.ir import Network
+from ai8x.report_max78000 import chip_report
+from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
+from ai8x.toolchain import build_project, find_compiler
+from ai8x.verify import Verdict
+from ai8x.verify_max78000 import SEEDS, compare_layers, run_samples, verify_simulator
+from ai8x.virtual.max78000 import run_firmware
+
+
+def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path, announce: Announce) -> TargetResult:
+    """Everything for this target.
+
+    Args:
+        inputs: network and sample.
+        options: what to do.
+        folder: receives the project; does not exist yet.
+        announce: told about progress.
+
+    Raises:
+        UserError: the network does not fit the chip.
+    """
+    network = inputs.network
+    announce("max78000: placing and checking")
+    plan, messages = plan_network(inputs, options)
+    program = lower_network(network, plan, inputs.sample.values, inputs.trace)
+    announce("max78000: writing the C project")
+    folder.mkdir()
+    write_project(program, network, folder, CodegenOptions(board=options.board, softmax=options.softmax))
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size
+             for path in sorted(folder.rglob("*")) if path.is_file()}
+    verdicts = _verify(network, plan, program, inputs.trace, folder, announce) if options.verify else _unverified()
+
+    def run_outputs(samples: NDArray[Any]) -> NDArray[np.int64]:
+        return np.stack(list(run_samples(plan.device, program, plan.layers, samples)))
+
+    return TargetResult(verdicts=verdicts, chip=chip_report(network, plan, files), messages=messages,
+                        run_outputs=run_outputs)
+
+
+def plan_network(inputs: Inputs, options: SynthesisOptions) -> tuple[LoweringPlan, tuple[Diagnostic, ...]]:
+    """Placement, weight memory and their checks.
+
+    Returns:
+        The plan, and the warnings and notices of the checks.
+
+    Raises:
+        UserError: every error found, together.
+    """
+    file = inputs.file
+    hints = [entry.hint for entry in file.layers]
+    placement_options = PlacementOptions(fifo=options.fifo, output_map=file.output_map,
+                                         output_map_source=file.sources.get("output_map"))
+    placement: Placement = place_network(inputs.network, hints, MAX78000, placement_options)
+    diagnostics = check_network(inputs.network, placement, MAX78000)
+    diagnostics.raise_if_errors()
+    layers = hardware_layers(inputs.network, placement, MAX78000)
+    plan = LoweringPlan(device=MAX78000, layers=layers, placement=placement, kernels=plan_kernels(layers, MAX78000))
+    return plan, diagnostics.items
+
+
+def _verify(network: Network, plan: LoweringPlan, program: Program, trace: Mapping[int, NDArray[Any]], folder: Path,
+            announce: Announce) -> tuple[Verdict, ...]:
+    announce("max78000: running the register program on the simulator")
+    simulator = verify_simulator(network, plan.layers, program, trace)
+    return simulator, verify_firmware(network, plan, program, trace, folder, announce)
+
+
+def _unverified() -> tuple[Verdict, ...]:
+    return tuple(Verdict(witness=witness, skipped="--no-verify") for witness in ("simulator", "firmware"))
+
+
+def verify_firmware(network: Network, plan: LoweringPlan, program: Program, trace: Mapping[int, NDArray[Any]],
+                    folder: Path, announce: Announce) -> Verdict:
+    """Compile the project, run it on the virtual board, compare the bus traffic and every layer.
+
+    Args:
+        network, plan, program, trace: what the project was generated from.
+        folder: the project.
+        announce: told about progress.
+    """
+    witness = "firmware"
+    if find_compiler("arm-none-eabi-gcc") is None:
+        return Verdict(witness=witness, skipped="no arm-none-eabi-gcc (apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi)")
+    announce("max78000: compiling the project and running it on the virtual board")
+    accelerator = Accelerator(seed=SEEDS[0], powered=False)
+    writes: list[tuple[int, int, int]] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="ai8x-build-") as build:
+            elf = build_project(folder, build_dir=Path(build))
+            result = run_firmware(elf, accelerator, lambda: inference_cycles(accelerator),
+                                  on_bus_write=lambda *write: writes.append(write))
+    except HardwareFault as fault:
+        return Verdict(witness=witness, difference=str(fault))
+    except UserError as error:
+        if error.diagnostics[0].code != "E0801":  # without the emulator's libraries nothing can be compared
+            raise
+        return Verdict(witness=witness, skipped=error.diagnostics[0].message)
+    if not result.passed:
+        return Verdict(witness=witness, difference=f"{result.reason}; console: {last_line(result.console)}")
+    expected = list(program.bus_writes())
+    if writes[:len(expected)] != expected:
+        return Verdict(witness=witness, difference=first_write_difference(expected, writes))
+    return compare_layers(witness, network, plan.layers, accelerator, trace)
+
+
+def inference_cycles(accelerator: Accelerator) -> int:
+    """Clock cycles of the network that the simulator's registers describe."""
+    return network_cycles(work_from_geometry(geometry) for geometry in accelerator.layer_geometry())
+
+
+def first_write_difference(expected: list[tuple[int, int, int]], found: list[tuple[int, int, int]]) -> str:
+    """Where the compiled firmware's bus writes leave the program's, in words."""
+    for position, (want, have) in enumerate(zip(expected, found, strict=False)):
+        if want != have:
+            return (f"bus write {position}: the program has {want[0]:#010x} = {want[2]:#x}, "
+                    f"the firmware wrote {have[0]:#010x} = {have[2]:#x}")
+    return f"the firmware made {len(found)} bus writes, the program has {len(expected)}"
+
+
+def last_line(console: str) -> str:
+    """The last line with text on a console."""
+    lines = [line.strip() for line in console.splitlines() if line.strip()]
+    return repr(lines[-1]) if lines else "empty"

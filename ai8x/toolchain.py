@@ -1,0 +1,223 @@
+"""Compilers and make: finding them, writing the build files of a project, building a firmware file.
+
+Owns everything that starts an outside program. Knows nothing of networks. Start at `build_project`; code generation
+calls `write_build_files`.
+
+Source: spec/virtual-boards.md section 5.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+
+from ai8x.errors import Source, user_error
+
+_TEMPLATES = Path(str(files("ai8x.max7800x"))) / "templates"
+_STANDALONE = "standalone"
+_TIMEOUT_S = 300
+_EXCERPT_LINES = 20
+_PROJECT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "COMSPEC", "PATHEXT", "OS",
+                   "USERPROFILE")
+"""Environment that builds get: make would take any other variable for a setting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolchain:
+    """A cross compiler.
+
+    Args:
+        prefix: of the names of its programs.
+        install: how to get it.
+    """
+
+    prefix: str
+    install: str
+
+
+ARM = Toolchain(prefix="arm-none-eabi",
+                install="apt install gcc-arm-none-eabi libnewlib-arm-none-eabi, or the Arm GNU toolchain on other "
+                        "systems; its programs must be on the PATH")
+"""For the Cortex-M4 of the MAX78000."""
+
+RISCV = Toolchain(prefix="riscv64-unknown-elf",
+                  install="apt install gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf; its programs must be on "
+                          "the PATH")
+"""For the K210."""
+
+
+def find_compiler(toolchain: Toolchain = ARM) -> Path | None:
+    """The C compiler on the PATH, None where there is none."""
+    found = shutil.which(f"{toolchain.prefix}-gcc")
+    return Path(found) if found else None
+
+
+def find_make() -> Path | None:
+    """GNU make on the PATH, None where there is none."""
+    found = shutil.which("gmake") or shutil.which("make") or shutil.which("mingw32-make")
+    return Path(found) if found else None
+
+
+def missing_tools(toolchain: Toolchain = ARM) -> str:
+    """What a build lacks on this computer, in words; empty where nothing is missing."""
+    if find_compiler(toolchain) is None:
+        return f"{toolchain.prefix}-gcc is not installed"
+    return "" if find_make() else "make is not installed"
+
+
+def is_generated_project(folder: Path) -> bool:
+    """Whether the folder brings the build files that `write_build_files` writes."""
+    return (folder / "Makefile").is_file() and (folder / _STANDALONE / "max78000.ld").is_file()
+
+
+def build_files(project_name: str) -> dict[str, str]:
+    """The build files of a project: relative path -> text.
+
+    Args:
+        project_name: name of the firmware file; letters, digits and ``_ . + -``.
+
+    Raises:
+        UserError: E0809 the name has other characters.
+    """
+    if not _PROJECT_NAME.fullmatch(project_name):
+        raise user_error("E0809", "the project name cannot be used in a Makefile", found=repr(project_name),
+                         allowed="letters, digits and _ . + -, not first a dot, plus or minus",
+                         help="choose another name")
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), undefined=jinja2.StrictUndefined,
+                                     keep_trailing_newline=True, autoescape=False)  # noqa: S701 - no HTML
+    rendered = {name: environment.get_template(f"{name}.j2").render(project=project_name)
+                for name in ("Makefile", "project.mk")}
+    support = sorted((_TEMPLATES / _STANDALONE).iterdir())
+    return rendered | {f"{_STANDALONE}/{path.name}": path.read_text(encoding="utf-8") for path in support}
+
+
+def write_build_files(folder: Path, project_name: str, *, keep_settings: bool = True) -> tuple[Path, ...]:
+    """Put Makefile, project.mk and the stand-alone board support into a project.
+
+    Args:
+        folder: an existing folder.
+        project_name: name of the firmware file.
+        keep_settings: leave a project.mk that is already there alone; it belongs to the user.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: E0809 as `build_files`.
+    """
+    written = []
+    for name, text in build_files(project_name).items():
+        path = folder / name
+        if name == "project.mk" and keep_settings and path.exists():
+            continue
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+        written.append(path)
+    return tuple(written)
+
+
+def build_project(folder: Path, *, build_dir: Path | None = None) -> Path:
+    """Build a project stand-alone, whatever SDK the environment names.
+
+    A generated project is built by its own Makefile. Any other folder of C files (``*.c`` and ``src/*.c``) is built by
+    ours, which is written into the build folder; the project's folder stays as it is.
+
+    Args:
+        folder: the project.
+        build_dir: where objects and the firmware file go; without it ``build`` in the project.
+
+    Returns:
+        Path of the firmware file (ELF).
+
+    Raises:
+        UserError: E0802 no compiler, E0803 no make, E0804 the build failed, E0805 the folder is no project.
+    """
+    if not folder.is_dir():
+        raise user_error("E0805", "there is no such project folder", source=Source(file=str(folder)),
+                         help="name a folder with C files")
+    if not any(folder.glob("*.c")) and not any(folder.glob("src/*.c")):
+        raise user_error("E0805", "the folder has no C files", source=Source(file=str(folder)),
+                         allowed="a project: *.c in the folder or in src/", help="name the folder with main.c")
+    if find_compiler(ARM) is None:
+        raise user_error("E0802", f"the compiler {ARM.prefix}-gcc is not installed", help=ARM.install)
+    target = (build_dir or folder / "build").absolute()
+    target.mkdir(parents=True, exist_ok=True)
+    settings = {"MAXIM_PATH": "", "PREFIX": ARM.prefix, "BUILD_DIR": target.as_posix()}
+    arguments = []
+    if build_dir is None:
+        settings["BUILD_DIR"] = "build"  # relative: make cannot handle spaces in the project's path
+    if not is_generated_project(folder):
+        write_build_files(target, "firmware", keep_settings=False)
+        arguments = ["-f", (target / "Makefile").as_posix()]
+        settings |= {"NEWLIB": "full", "BUILD_DIR": (target / "objects").as_posix(), "PROJECT": "firmware"}
+    listing = run_make(folder, arguments + ["debug", *_assignments(settings)])
+    run_make(folder, arguments + ["all", *_assignments(settings)])
+    elf = re.search(r"^ELF = (.+)$", listing, re.MULTILINE)
+    if elf is None:
+        raise user_error("E0804", "the project's Makefile is not the generated one",
+                         source=Source(file=str(folder / "Makefile")), help="generate the project again")
+    return folder.absolute() / elf.group(1).strip()
+
+
+def run_make(folder: Path, arguments: list[str]) -> str:
+    """Run GNU make in a folder.
+
+    Args:
+        folder: the project.
+        arguments: targets and assignments.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        UserError: E0803 make is missing, E0804 it failed; with the compiler's messages.
+    """
+    make = find_make()
+    if make is None:
+        raise user_error("E0803", "make is not installed", help="apt install make (on Windows: choco install make)")
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | {"LC_ALL": "C"}
+    command = [str(make), "-C", str(folder), "--no-print-directory", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace",  # noqa: S603 - our own tool
+                              env=environment, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise user_error("E0804", f"the build took longer than {_TIMEOUT_S} s", source=Source(file=str(folder)),
+                         help="run make in that folder and see where it stops") from error
+    except OSError as error:
+        raise user_error("E0803", f"make cannot be run: {error.strerror}", found=str(make)) from error
+    if done.returncode:
+        output = done.stderr or done.stdout
+        raise user_error("E0804", _failure(output), source=Source(file=str(folder)), found="\n" + _excerpt(output),
+                         help="repair the first message, then run make in that folder")
+    return done.stdout
+
+
+def _assignments(settings: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
+def _failure(output: str) -> str:
+    """What went wrong in one sentence."""
+    overflow = re.search(r"region `(\w+)' overflowed by (\d+) bytes", output)
+    if overflow:
+        return f"the firmware is {overflow.group(2)} bytes too large for the chip's {overflow.group(1)}"
+    if "do not fit into SRAM" in output:
+        return "data, heap and stack of the firmware do not fit into SRAM"
+    return "the firmware does not build"
+
+
+def _excerpt(output: str) -> str:
+    """The messages that matter: the first errors with what follows them, else the end."""
+    lines = output.strip().splitlines()
+    first = next((i for i, line in enumerate(lines) if re.search(r"\berror\b|undefined reference", line)), None)
+    chosen = lines[-_EXCERPT_LINES:] if first is None else lines[max(0, first - 1): first + _EXCERPT_LINES]
+    return "\n".join(f"    {line}" for line in chosen)
