@@ -195,11 +195,11 @@ def safe_name(text: str, *, what: str, source: Source | None = None) -> str:
     """A name from a file, as it may appear in paths and C identifiers.
 
     Raises:
-        UserError: E0201 unless it is 1 to 64 characters of A-Z, a-z, 0-9, ``_`` and ``-``.
+        UserError: E0112 unless it is 1 to 64 characters of A-Z, a-z, 0-9, ``_`` and ``-``.
     """
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
         return text
-    raise user_error("E0201", f"{what} cannot be used as a name", source=source, found=repr(text[:80]),
+    raise user_error("E0112", f"{what} cannot be used as a name", source=source, found=repr(text[:80]),
                      allowed="1 to 64 characters of A-Z, a-z, 0-9, _ and -", help="rename it")
 
 

@@ -14,6 +14,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +78,8 @@ class QuantizationOptions:
         scale: limit of `ClipMethod.SCALE`.
         stddev: standard deviations around the mean that `ClipMethod.STDDEV` represents.
         hints: one for each weighted layer in order, or empty.
-        eps: of every BatchNorm, which files do not hold.
+        eps: of BatchNorm layers for which `described` has none.
+        described: layer -> ``transposed`` and ``batchnorm_eps``, as `ai8x.nn.fold.describe_layers` gives them.
     """
 
     clip_method: ClipMethod = ClipMethod.MAX_BIT_SHIFT
@@ -86,6 +88,7 @@ class QuantizationOptions:
     stddev: float = DEFAULT_STDDEV
     hints: tuple[LayerHint, ...] = ()
     eps: float = DEFAULT_EPS
+    described: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,28 +207,37 @@ def _assign_hints(layers: Mapping[str, _Layer], hints: tuple[LayerHint, ...]) ->
         layer.hint = hint
 
 
-def _fold(layer: _Layer, eps: float) -> None:
+def _is_transposed(layer: _Layer, options: QuantizationOptions, channels: int) -> bool:
+    """Whether dimension 1 of the weight counts the outputs: as told, else by the shapes."""
+    if layer.name in options.described:
+        return bool(options.described[layer.name].get("transposed", False))
+    if layer.hint.source is not None:
+        return layer.hint.transposed
+    shape = layer.entries["op.weight"].shape
+    if len(shape) == 4 and shape[:2] == (channels, channels):
+        layer.notice = ("BatchNorm folded as for Conv2d; if this is a transposed convolution, give the network file "
+                        "with --config-file")
+    return len(shape) == 4 and shape[0] != channels
+
+
+def _fold(layer: _Layer, options: QuantizationOptions) -> None:
     """Fold the BatchNorm of a layer into its weight and bias."""
     if not layer.bn:
         return
     weight, channels = layer.entries["op.weight"], layer.bn["running_mean"].numel()
-    transposed, groups = layer.hint.transposed, 1
-    if not transposed and weight.shape[0] != channels and weight.dim() == 4:
-        transposed = True
-    elif not transposed and weight.dim() == 4 and weight.shape[:2] == (channels, channels) and layer.hint.source is None:
-        layer.notice = ("BatchNorm folded as for Conv2d; if this is a transposed convolution, give the network file "
-                        "with --config-file")
-    if transposed:
-        groups = channels // weight.shape[1]
-    if (channels % weight.shape[1] if transposed else weight.shape[0] != channels):
+    transposed = _is_transposed(layer, options, channels)
+    fits = channels % weight.shape[1] == 0 if transposed else weight.shape[0] == channels
+    if not fits:
         raise user_error("E0534", f"the BatchNorm of layer '{layer.name}' does not fit its weight",
                          found=f"{channels} channels, weight {tuple(weight.shape)}", allowed="one channel per output",
                          help="train the model again; the file does not belong together")
+    eps = float(options.described.get(layer.name, {}).get("batchnorm_eps", options.eps))
     statistics = BatchNormStatistics(mean=layer.bn["running_mean"], var=layer.bn["running_var"],
                                      gamma=layer.bn.get("weight"), beta=layer.bn.get("bias"), eps=eps)
-    gain = 1.0 if layer.is_second_generation else BATCHNORM_GAIN
     layer.entries["op.weight"], layer.entries["op.bias"] = fold_parameters(
-        weight, layer.entries.get("op.bias"), statistics, transposed=transposed, groups=groups, gain=gain)
+        weight, layer.entries.get("op.bias"), statistics, transposed=transposed,
+        groups=channels // weight.shape[1] if transposed else 1,
+        gain=1.0 if layer.is_second_generation else BATCHNORM_GAIN)
 
 
 def _limit(layer: _Layer, options: QuantizationOptions) -> Tensor:
@@ -247,13 +259,15 @@ def _limit(layer: _Layer, options: QuantizationOptions) -> Tensor:
 
 def _bits(layer: _Layer, options: QuantizationOptions) -> int:
     stored = int(layer.entry("weight_bits", 0))
+    if layer.hint.weight_bits and stored and stored != layer.hint.weight_bits:
+        layer.notice = f"trained with {stored} bits, quantised with {layer.hint.weight_bits} as the network file says"
     return layer.hint.weight_bits or stored or options.qat_weight_bits or DEFAULT_BITS
 
 
 def _quantize_layer(layer: _Layer, options: QuantizationOptions) -> LayerQuantization:
     """Replace the parameters of a layer by integers and set its entries."""
     entries = layer.entries
-    _fold(layer, options.eps)
+    _fold(layer, options)
     bits = _bits(layer, options)
     limit = _limit(layer, options)
     shift = AF.parameter_shift(limit, bits)
@@ -292,7 +306,8 @@ def _check_float(state: Mapping[str, Tensor]) -> None:
                          allowed="the checkpoint that training wrote", help="use the file as it is with synthesize.py")
 
 
-def _merge(state: Mapping[str, Tensor], layers: Mapping[str, _Layer], rest: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _merge(state: Mapping[str, Tensor], layers: Mapping[str, _Layer], rest: Mapping[str, Tensor]
+           ) -> dict[str, Tensor]:
     """The quantised state in the order of the file; new entries follow those of their layer."""
     result: dict[str, Tensor] = {}
     for key in state:
@@ -341,6 +356,12 @@ def quantize_state(state: Mapping[str, Tensor], options: QuantizationOptions | N
     return quantize_layers(state, options or QuantizationOptions())[0]
 
 
+def _described(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+    """What our checkpoints say of their layers; files of other tools say nothing."""
+    layers = checkpoint.extras.get("layers", {})
+    return {str(k): v for k, v in layers.items() if isinstance(v, Mapping)} if isinstance(layers, Mapping) else {}
+
+
 def quantize_checkpoint(checkpoint: Checkpoint, options: QuantizationOptions | None = None
                         ) -> tuple[Checkpoint, tuple[LayerQuantization, ...]]:
     """A checkpoint with quantised parameters; what only resuming needs is left out, the rest is copied.
@@ -348,7 +369,7 @@ def quantize_checkpoint(checkpoint: Checkpoint, options: QuantizationOptions | N
     Raises:
         UserError: E0530 to E0536 for states that cannot be quantised, with the name of the file.
     """
-    chosen = options or QuantizationOptions()
+    chosen = replace(options or QuantizationOptions(), described=_described(checkpoint))
     try:
         state, report = quantize_layers(checkpoint.tensors(), chosen)
     except UserError as error:

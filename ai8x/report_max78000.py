@@ -37,7 +37,7 @@ def chip_report(network: Network, plan: LoweringPlan, files: Mapping[str, int]) 
     rows = tuple(_layer_row(plan, layer, layer_cycles(work)) for layer, work in zip(plan.layers, works, strict=True))
     streaming = any(layer.streaming for layer in plan.layers)
     return ChipReport(
-        target=TARGET, title=plan.device.name, clock_hz=plan.device.clock_hz, layers=rows, total_cycles=total,
+        target=TARGET, title=plan.device.name.upper(), clock_hz=plan.device.clock_hz, layers=rows, total_cycles=total,
         total_time_us=predicted_time_us(total, plan.device.clock_hz), timing_note=_timing_note(streaming),
         memory_maps=(data_memory_map(network, plan),), resources=resources(plan),
         unverified=unverified_facts(network), files=files)

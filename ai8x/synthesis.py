@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ai8x import __version__
 from ai8x.checkpoint import Checkpoint, read_checkpoint
-from ai8x.errors import Diagnostic, ExitStatus, Source, user_error
+from ai8x.errors import Diagnostic, Diagnostics, ExitStatus, Source, user_error
 from ai8x.files import atomic_write, check_replaceable, digest, npz_bytes, output_folder, write_json, write_text
 from ai8x.network.build import build_network
 from ai8x.network.ir import Network
@@ -84,6 +84,7 @@ class Inputs:
         network: what is computed.
         sample: the input.
         trace: the reference's output of every layer.
+        messages: warnings about the files.
     """
 
     file: NetworkFile
@@ -91,6 +92,7 @@ class Inputs:
     network: Network
     sample: Sample
     trace: Trace
+    messages: tuple[Diagnostic, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,13 +166,14 @@ def read_inputs(options: SynthesisOptions) -> Inputs:
     """
     file = read_network_file(options.network)
     checkpoint = read_checkpoint(options.checkpoint)
-    parameters = parameters_from_state(checkpoint.state, file=str(options.checkpoint))
+    warnings = Diagnostics()
+    parameters = parameters_from_state(checkpoint.state, file=str(options.checkpoint), warnings=warnings)
     sample = find_sample(options.sample, checkpoint, file.dataset, first_test_item)
     network = build_network(file, parameters, sample.shape, checkpoint_arch=checkpoint.arch or None,
                             average_rounded=options.average_rounded)
     network = replace(network, labels=checkpoint.labels)
     return Inputs(file=file, checkpoint=checkpoint, network=network, sample=sample,
-                  trace=run_network(network, sample.values))
+                  trace=run_network(network, sample.values), messages=(*file.warnings, *warnings.items))
 
 
 def first_test_item(name: str) -> NDArray[Any] | None:
@@ -232,7 +235,7 @@ def _conclude(inputs: Inputs, options: SynthesisOptions, results: Sequence[Targe
     found = {v.witness: v for v in (Verdict(witness="reference"), *(v for r in results for v in r.verdicts))}
     absent = "this target was not asked for"
     verdicts = tuple(found.get(w, Verdict(witness=w, skipped=absent)) for w in WITNESSES)
-    messages = (*inputs.file.warnings, *(m for result in results for m in result.messages))
+    messages = (*inputs.messages, *(m for result in results for m in result.messages))
     network = inputs.network
     report = Report(
         version=__version__, network=network.name, dataset=network.dataset,

@@ -29,7 +29,7 @@ from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.ir import Network
 from ai8x.report_max78000 import chip_report
 from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
-from ai8x.toolchain import build_project, find_compiler
+from ai8x.toolchain import build_project, missing_tools
 from ai8x.verify import Verdict
 from ai8x.verify_max78000 import SEEDS, compare_layers, run_samples, verify_simulator
 from ai8x.virtual.max78000 import run_firmware
@@ -75,10 +75,9 @@ def plan_network(inputs: Inputs, options: SynthesisOptions) -> tuple[LoweringPla
         UserError: every error found, together.
     """
     file = inputs.file
-    hints = [entry.hint for entry in file.layers]
     placement_options = PlacementOptions(fifo=options.fifo, output_map=file.output_map,
                                          output_map_source=file.sources.get("output_map"))
-    placement: Placement = place_network(inputs.network, hints, MAX78000, placement_options)
+    placement: Placement = place_network(inputs.network, file.hints, MAX78000, placement_options)
     diagnostics = check_network(inputs.network, placement, MAX78000)
     diagnostics.raise_if_errors()
     layers = hardware_layers(inputs.network, placement, MAX78000)
@@ -107,8 +106,8 @@ def verify_firmware(network: Network, plan: LoweringPlan, program: Program, trac
         announce: told about progress.
     """
     witness = "firmware"
-    if find_compiler("arm-none-eabi-gcc") is None:
-        return Verdict(witness=witness, skipped="no arm-none-eabi-gcc (apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi)")
+    if missing := missing_tools():
+        return Verdict(witness=witness, skipped=missing)
     announce("max78000: compiling the project and running it on the virtual board")
     accelerator = Accelerator(seed=SEEDS[0], powered=False)
     writes: list[tuple[int, int, int]] = []

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +19,9 @@ from pathlib import Path
 import jinja2
 
 from ai8x.errors import Source, user_error
+
+DEFAULT_BOARD = "EvKit_V1"
+"""The evaluation kit."""
 
 _TEMPLATES = Path(str(files("ai8x.max7800x"))) / "templates"
 _STANDALONE = "standalone"
@@ -79,11 +81,12 @@ def is_generated_project(folder: Path) -> bool:
     return (folder / "Makefile").is_file() and (folder / _STANDALONE / "max78000.ld").is_file()
 
 
-def build_files(project_name: str) -> dict[str, str]:
+def build_files(project_name: str, *, board: str = DEFAULT_BOARD) -> dict[str, str]:
     """The build files of a project: relative path -> text.
 
     Args:
         project_name: name of the firmware file; letters, digits and ``_ . + -``.
+        board: the board to build for unless the user names another, as the vendor's SDK calls it.
 
     Raises:
         UserError: E0809 the name has other characters.
@@ -94,18 +97,20 @@ def build_files(project_name: str) -> dict[str, str]:
                          help="choose another name")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), undefined=jinja2.StrictUndefined,
                                      keep_trailing_newline=True, autoescape=False)  # noqa: S701 - no HTML
-    rendered = {name: environment.get_template(f"{name}.j2").render(project=project_name)
+    rendered = {name: environment.get_template(f"{name}.j2").render(project=project_name, board=board)
                 for name in ("Makefile", "project.mk")}
     support = sorted((_TEMPLATES / _STANDALONE).iterdir())
     return rendered | {f"{_STANDALONE}/{path.name}": path.read_text(encoding="utf-8") for path in support}
 
 
-def write_build_files(folder: Path, project_name: str, *, keep_settings: bool = True) -> tuple[Path, ...]:
+def write_build_files(folder: Path, project_name: str, *, board: str = DEFAULT_BOARD,
+                      keep_settings: bool = True) -> tuple[Path, ...]:
     """Put Makefile, project.mk and the stand-alone board support into a project.
 
     Args:
         folder: an existing folder.
         project_name: name of the firmware file.
+        board: as for `build_files`.
         keep_settings: leave a project.mk that is already there alone; it belongs to the user.
 
     Returns:
@@ -115,7 +120,7 @@ def write_build_files(folder: Path, project_name: str, *, keep_settings: bool = 
         UserError: E0809 as `build_files`.
     """
     written = []
-    for name, text in build_files(project_name).items():
+    for name, text in build_files(project_name, board=board).items():
         path = folder / name
         if name == "project.mk" and keep_settings and path.exists():
             continue
@@ -149,18 +154,20 @@ def build_project(folder: Path, *, build_dir: Path | None = None) -> Path:
                          allowed="a project: *.c in the folder or in src/", help="name the folder with main.c")
     if find_compiler(ARM) is None:
         raise user_error("E0802", f"the compiler {ARM.prefix}-gcc is not installed", help=ARM.install)
-    target = (build_dir or folder / "build").absolute()
-    target.mkdir(parents=True, exist_ok=True)
+    target = Path("build") if build_dir is None else build_dir.absolute()  # seen from the project's folder
+    (folder / target).mkdir(parents=True, exist_ok=True)
+    if " " in str(target):
+        raise user_error("E0804", "make cannot handle a build folder with spaces in its path", found=str(target),
+                         help="choose another build folder, or set TMPDIR to one without spaces")
     settings = {"MAXIM_PATH": "", "PREFIX": ARM.prefix, "BUILD_DIR": target.as_posix()}
-    arguments = []
-    if build_dir is None:
-        settings["BUILD_DIR"] = "build"  # relative: make cannot handle spaces in the project's path
+    options = []
     if not is_generated_project(folder):
-        write_build_files(target, "firmware", keep_settings=False)
-        arguments = ["-f", (target / "Makefile").as_posix()]
+        write_build_files(folder / target, "firmware", keep_settings=False)
+        options = ["-f", (target / "Makefile").as_posix()]
         settings |= {"NEWLIB": "full", "BUILD_DIR": (target / "objects").as_posix(), "PROJECT": "firmware"}
-    listing = run_make(folder, arguments + ["debug", *_assignments(settings)])
-    run_make(folder, arguments + ["all", *_assignments(settings)])
+    options += [f"{name}={value}" for name, value in settings.items()]
+    listing = run_make(folder, [*options, "debug"])
+    run_make(folder, [*options, "all"])
     elf = re.search(r"^ELF = (.+)$", listing, re.MULTILINE)
     if elf is None:
         raise user_error("E0804", "the project's Makefile is not the generated one",
@@ -199,10 +206,6 @@ def run_make(folder: Path, arguments: list[str]) -> str:
         raise user_error("E0804", _failure(output), source=Source(file=str(folder)), found="\n" + _excerpt(output),
                          help="repair the first message, then run make in that folder")
     return done.stdout
-
-
-def _assignments(settings: Mapping[str, str]) -> list[str]:
-    return [f"{name}={value}" for name, value in settings.items()]
 
 
 def _failure(output: str) -> str:

@@ -11,7 +11,7 @@ from ai8x.cli.common import CommandParser, run_main
 from ai8x.compatibility import device_name
 
 if TYPE_CHECKING:
-    from ai8x.quantization import LayerQuantization, QuantizationOptions
+    from ai8x.quantization import LayerHint, LayerQuantization, QuantizationOptions
 
 CLIP_METHODS = ("AVGMAX", "MAX", "STDDEV", "SCALE")
 
@@ -66,7 +66,7 @@ def format_table(report: Sequence[LayerQuantization], *, verbose: bool) -> str:
 def _read_options(arguments: argparse.Namespace) -> QuantizationOptions:
     from ai8x.quantization import ClipMethod, QuantizationOptions, read_hints
 
-    hints = ()
+    hints: tuple[LayerHint, ...] = ()
     if arguments.config_file is not None:
         from ai8x.network.yaml_file import read_network_file
 

@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; every setting that is not given is absent from the result."""
-    parser = CommandParser(prog="train.py", description="Train a network for the MAX78000 and the K210, or evaluate one.",
+    parser = CommandParser(prog="train.py",
+                           description="Train a network for the MAX78000 and the K210, or evaluate one.",
                            epilog="Without arguments: digitsnet learns the data set digits, which needs no download.")
     groups: dict[str, argparse._ArgumentGroup] = {}
     types, defaults = field_types(), TrainConfig()

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from ai8x.errors import Diagnostic, Source, UserError
 from ai8x.k210 import device
 from ai8x.k210.device import K210
-from ai8x.k210.kmodel_base import TailReader
 from ai8x.k210.kmodel_layers import (
     LAYER_CLASSES,
     ActivationTable,
@@ -191,7 +190,7 @@ class _File:
             help="the file is damaged or not a version-3 kmodel: write or download it again"))
 
 
-class _Body(TailReader):
+class _Body:
     """Reads forward through one body (or, for payloads, anywhere in the file)."""
 
     def __init__(self, file: _File, extent: LayerExtent, index: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +148,7 @@ class KModelLayer(Record):
         return {}
 
 
-class TailReader:
+class TailReader(Protocol):
     """Reads the variable part of a body; every size is checked before use."""
 
     def take(self, dtype: str, count: int, name: str) -> NDArray[Any]:
@@ -157,7 +157,7 @@ class TailReader:
         Raises:
             UserError: they do not lie inside the body.
         """
-        raise NotImplementedError
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,7 +182,7 @@ def write_project(
 def c_environment() -> Environment:
     """The template environment of the C project: undefined names are errors, no HTML escaping.
 
-    Everything that comes from files passes `c_identifier`, `comment_text` or `string_text` before it gets here.
+    Everything that comes from files passes `c_identifier` or `comment_text` before it gets here.
     """
     return Environment(
         loader=PackageLoader("ai8x.max7800x", "templates"),
@@ -203,11 +203,6 @@ def c_identifier(text: str) -> str:
 def comment_text(text: str) -> str:
     """A text that can stand in a C comment or string: plain ASCII without ``*/``, quotes, backslashes, trigraphs."""
     return re.sub(r"[^A-Za-z0-9_ .,:()+=\[\]-]", "_", text)[: 2 * MAX_NAME]
-
-
-def string_text(text: str) -> str:
-    """A text that can stand between quotes as a printf format or argument."""
-    return comment_text(text)
 
 
 def hex_lines(words: Iterable[int] | NDArray[Any], *, digits: int = 8, per_line: int = WORDS_PER_LINE) -> list[str]:
@@ -349,7 +344,7 @@ def _data_view(program: Program) -> dict[str, Any]:
 def _main_view(program: Program, network: Network, options: CodegenOptions) -> dict[str, Any]:
     """Choices of main.c and, since it needs layer names, the body of cnn_configure."""
     classifier = _classifier_bits(program) if options.softmax else None
-    labels = [string_text(label) for label in network.labels] if classifier else []
+    labels = [comment_text(label) for label in network.labels] if classifier else []
     final = network.layers[program.unload[0].layer] if classifier and program.unload[0].layer is not None else None
     boost = options.boost
     return {

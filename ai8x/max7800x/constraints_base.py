@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ai8x.errors import Diagnostic
 from ai8x.max7800x.device import Limits, Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
-from ai8x.max7800x.placement import Placement, format_map, highest_bit, lowest_bit
+from ai8x.max7800x.placement import LANES, Placement, format_map, highest_bit, lowest_bit
 from ai8x.network.ir import Network
 
 
@@ -90,9 +90,9 @@ def contiguous_map(found: int, count: int, processors: int) -> int:
         count: processors needed.
         processors: processors of the chip.
     """
-    start = 4 * (lowest_bit(found) // 4)
+    start = LANES * (lowest_bit(found) // LANES)
     if start + count > processors:
-        start = 4 * ((processors - count) // 4)
+        start = LANES * ((processors - count) // LANES)
     return ((1 << count) - 1) << start
 
 

@@ -12,11 +12,8 @@ from collections.abc import Iterator
 from ai8x.errors import Diagnostic
 from ai8x.max7800x.constraints_base import Finding, LayerRule, Subject, hexadecimal, size_text
 from ai8x.max7800x.geometry import HardwareLayer, HardwareOp, is_row_form
-from ai8x.max7800x.placement import channel_passes
+from ai8x.max7800x.placement import LANES, channel_passes
 from ai8x.network.ir import Activation, Op
-
-MULTIPLE_OF_CHANNELS = 4
-"""Channels share a data memory in fours; section 6.2."""
 
 
 def check_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
@@ -349,13 +346,13 @@ def note_groups(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
 
 def note_unused_lanes(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
     """Hidden channel counts that are not multiples of 4 leave lanes of a data memory unused."""
-    unused = -layer.out_channels % MULTIPLE_OF_CHANNELS
+    unused = -layer.out_channels % LANES
     if unused and subject.network.consumers(layer.index):
         yield Finding(
             code="W0303",
             key="out_channels",
             level="notice",
-            message=f"{layer.out_channels} output channels leave {unused} of {MULTIPLE_OF_CHANNELS} lanes unused",
+            message=f"{layer.out_channels} output channels leave {unused} of {LANES} lanes unused",
             found=f"{layer.out_channels} channels",
             allowed="any number; a multiple of 4 wastes no energy",
             help=f"use {layer.out_channels + unused} channels in the model",

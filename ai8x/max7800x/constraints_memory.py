@@ -15,7 +15,7 @@ from ai8x.errors import Diagnostic, UserError
 from ai8x.max7800x.constraints_base import Finding, LayerRule, NetworkRule, Subject, hexadecimal
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.kernels import allocate_biases, allocate_kernels
-from ai8x.max7800x.placement import DataFormat, channel_passes, format_map
+from ai8x.max7800x.placement import WORD_BYTES, DataFormat, channel_passes, format_map
 from ai8x.max7800x.regions import (
     ChannelLayout,
     ReadLink,
@@ -56,7 +56,7 @@ def check_input_fits(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnos
     """
     if layer.streaming:
         return
-    pixel_bytes = 1 if layer.placement.data_format is DataFormat.CHW else 4 * layer.passes * layer.operands
+    pixel_bytes = 1 if layer.placement.data_format is DataFormat.CHW else WORD_BYTES * layer.passes * layer.operands
     size, start = layer.in_pixels * pixel_bytes, layer.placement.in_offset
     if start + size > subject.memory_bytes:
         yield Finding(
@@ -77,7 +77,7 @@ def check_output_fits(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
         return
     width = layer.output_bits // 8
     last_word = (layer.out_pixels * layer.out_passes - 1) * width * (layer.write_gap + 1) + width
-    start, size = layer.placement.out_offset - layer.lead_bytes, 4 * last_word
+    start, size = layer.placement.out_offset - layer.lead_bytes, WORD_BYTES * last_word
     if start + size > subject.memory_bytes:
         fits = subject.memory_bytes - size + layer.lead_bytes
         yield Finding(
@@ -150,14 +150,7 @@ def check_sources(subject: Subject) -> Iterator[Diagnostic]:
     it takes several passes.
     """
     for link in read_links(subject.network, subject.layers):
-        layer = subject.layers[link.reader]
-        if link.producer == NETWORK_INPUT:
-            written = _input_layout(subject, link)
-        else:
-            written = write_layout(subject.layers[link.producer])
-        source_width = subject.network.shape_of(link.producer).width
-        skipped = layer.layer.in_crop[0] * source_width
-        yield from _compare(subject, link, written.part(0, len(written.words), skipped) if skipped else written)
+        yield from _compare(subject, link, _source_layout(subject, link))
 
 
 def check_overwrite(subject: Subject) -> Iterator[Diagnostic]:
@@ -165,7 +158,7 @@ def check_overwrite(subject: Subject) -> Iterator[Diagnostic]:
     output of the network; the words are counted exactly, so that interleaving with write_gap is possible.
     """
     links = read_links(subject.network, subject.layers)
-    reads = [(link, words_of(link.layout, subject.device)) for link in links]
+    reads = [(link, words_of(_source_layout(subject, link), subject.device)) for link in links]
     for layer in subject.layers:
         if is_streamed_output(layer, subject.layers):
             continue
@@ -203,6 +196,7 @@ def _overwrite_finding(
     else:
         reason = f"which layer {reader} '{subject.layers[reader].name}' still reads"
     clash = np.flatnonzero((own & live).any(axis=0))
+    start, end = WORD_BYTES * int(clash[0]), WORD_BYTES * (int(clash[-1]) + 1)
     free = _free_offset(subject, layer, own, live)
     if free is None:
         action = "write output_processors of other data memories, or pool earlier: these have no free range left"
@@ -212,8 +206,8 @@ def _overwrite_finding(
         code="E0418",
         key="out_offset",
         message=f"the output overwrites {whose}, {reason}",
-        found=f"out_offset {hexadecimal(layer.placement.out_offset)}; bytes {hexadecimal(4 * int(clash[0]))} to "
-        f"{hexadecimal(4 * int(clash[-1]) + 4)} are live",
+        found=f"out_offset {hexadecimal(layer.placement.out_offset)}; bytes {hexadecimal(start)} to "
+        f"{hexadecimal(end)} are live",
         allowed="data memory without live data",
         help=action,
     ).at(layer)
@@ -231,18 +225,24 @@ def _free_offset(subject: Subject, layer: HardwareLayer, own: WordSet, live: Wor
     busy = np.asarray(live[np.flatnonzero(own.any(axis=1))]).any(axis=0).reshape(-1)
     last = len(busy) - int(relative[-1]) - 1
     for step in (OFFSET_STEP, FINE_OFFSET_STEP):
-        for start in range(0, last + 1, step // 4):
+        for start in range(0, last + 1, step // WORD_BYTES):
             if not busy[start + relative].any():
-                return 4 * start + layer.lead_bytes
+                return WORD_BYTES * start + layer.lead_bytes
     return None
 
 
-def _input_layout(subject: Subject, link: ReadLink) -> ChannelLayout:
-    """Where the network input is loaded: as its first reader reads it, once per operand."""
-    first = subject.layers[subject.network.consumers(NETWORK_INPUT)[0]]
-    if first.index == link.reader:
-        return link.layout
-    return read_layout(first, 0)
+def _source_layout(subject: Subject, link: ReadLink) -> ChannelLayout:
+    """Where the data that a link reads was written: by its producer, or loaded for the first reader of the input."""
+    if link.producer != NETWORK_INPUT:
+        written = write_layout(subject.layers[link.producer])
+    else:
+        first = subject.layers[subject.network.consumers(NETWORK_INPUT)[0]]
+        if first.index == link.reader:
+            return link.layout
+        written = read_layout(first, 0)
+    dropped_rows = subject.layers[link.reader].layer.in_crop[0]
+    skipped = dropped_rows * subject.network.shape_of(link.producer).width
+    return written.part(0, len(written.words), skipped)
 
 
 def _compare(subject: Subject, link: ReadLink, written: ChannelLayout) -> Iterator[Diagnostic]:
@@ -258,8 +258,9 @@ def _compare(subject: Subject, link: ReadLink, written: ChannelLayout) -> Iterat
     ):
         yield _other_step(subject, link, written)
     elif read.words[0] != written.words[0]:
-        place = f"{hexadecimal(4 * int(read.words[0]))}, written from {hexadecimal(4 * int(written.words[0]))}"
-        shift = 4 * int(written.words[0] - read.words[0])
+        found, true = (WORD_BYTES * int(layout.words[0]) for layout in (read, written))
+        place = f"{hexadecimal(found)}, written from {hexadecimal(true)}"
+        shift = true - found
         yield Finding(
             code="E0420",
             key="in_offset",
@@ -325,15 +326,15 @@ def _tensor(subject: Subject, link: ReadLink) -> str:
 def _bad_offset(
     subject: Subject, layer: HardwareLayer, code: str, key: str, value: int, limit: int
 ) -> Iterator[Diagnostic]:
-    if 0 <= value < limit and value % 4 == 0:
+    if 0 <= value < limit and value % WORD_BYTES == 0:
         return
-    nearest = min(max(0, value), subject.memory_bytes - 4) // 4 * 4
+    nearest = min(max(0, value), subject.memory_bytes - WORD_BYTES) // WORD_BYTES * WORD_BYTES
     yield Finding(
         code=code,
         key=key,
         message=f"{key} {hexadecimal(value)} is not a valid data memory offset",
         found=hexadecimal(value),
-        allowed=f"multiples of 4 from 0x0000 to {hexadecimal(limit - 4)}",
+        allowed=f"multiples of 4 from 0x0000 to {hexadecimal(limit - WORD_BYTES)}",
         help=f"write {key}: {hexadecimal(nearest)}",
     ).at(layer)
 

@@ -54,24 +54,14 @@ def check_pool_stride(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
         ).at(layer)
 
 
-def check_eltwise(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
-    """An element-wise operation has 2 to 16 operands with equal channels and is not part of a Conv1d.
+def check_eltwise(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+    """An element-wise operation is not part of a Conv1d.
 
     Above 64 channels it is a bare pass layer (no convolution, no pooling, no stride) unless it has 2 passes and 2
-    operands.
+    operands. (The network representation itself allows 2 to 16 operands of equal shape only.)
     """
     if layer.operands == 1:
         return
-    limits = subject.limits
-    if not limits.min_operands <= layer.operands <= limits.max_operands:
-        yield Finding(
-            code="E0330",
-            key="operands",
-            message=f"{layer.operands} operands are not supported",
-            found=f"{layer.operands} operands",
-            allowed=f"{limits.min_operands} to {limits.max_operands}",
-            help=f"write operands: {limits.max_operands}",
-        ).at(layer)
     if layer.layer.op is Op.CONV1D:
         yield Finding(
             code="E0331",
@@ -80,16 +70,6 @@ def check_eltwise(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic
             found="Conv1d",
             allowed="Conv2d, ConvTranspose2d, Linear or a pass layer",
             help="move the element-wise operation to a layer of its own",
-        ).at(layer)
-    shapes = {subject.network.shape_of(index).channels for index in layer.layer.inputs}
-    if len(shapes) > 1:
-        yield Finding(
-            code="E0332",
-            key="in_sequences",
-            message="the operands have different numbers of channels",
-            found=", ".join(str(count) for count in sorted(shapes)),
-            allowed="equal channels",
-            help="give the producers the same number of output channels",
         ).at(layer)
     bare = not layer.is_conv and layer.layer.pool.is_identity
     if layer.is_emulated_eltwise and not bare:

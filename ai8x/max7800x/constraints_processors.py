@@ -20,7 +20,17 @@ from ai8x.max7800x.constraints_base import (
     describe_map,
 )
 from ai8x.max7800x.geometry import HardwareLayer
-from ai8x.max7800x.placement import DataFormat, format_map, quadrants_of, set_bits
+from ai8x.max7800x.placement import (
+    LANES,
+    PROCESSORS,
+    QUADRANT_PROCESSORS,
+    DataFormat,
+    format_map,
+    lowest_bit,
+    quadrant_map,
+    quadrants_of,
+    set_bits,
+)
 from ai8x.network.ir import NETWORK_INPUT
 
 
@@ -67,7 +77,7 @@ def check_output_map(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
     if not layer.is_conv:
         return
     for quadrant in quadrants_of(layer.output_processors):
-        bits = set_bits(layer.output_processors >> 16 * quadrant & 0xFFFF)
+        bits = set_bits(quadrant_map(layer.output_processors, quadrant))
         distances = {high - low for low, high in itertools.pairwise(bits)}
         if len(distances) > 1:
             yield _bad_output_map(
@@ -92,11 +102,11 @@ def check_pass_output_map(subject: Subject, layer: HardwareLayer) -> Iterator[Di
         return
     expected = 0
     for quadrant in range(subject.device.num_quadrants):
-        have = layer.output_processors >> 16 * quadrant & 0xFFFF
-        need = (layer.processors >> 16 * quadrant & 0xFFFF).bit_count()
-        start = 4 * (set_bits(have)[0] // 4) if have else 0
-        start = min(start, 4 * ((16 - need) // 4))
-        expected |= ((1 << need) - 1) << start + 16 * quadrant
+        have = quadrant_map(layer.output_processors, quadrant)
+        need = quadrant_map(layer.processors, quadrant).bit_count()
+        start = LANES * (lowest_bit(have) // LANES)
+        start = min(start, LANES * ((QUADRANT_PROCESSORS - need) // LANES))
+        expected |= ((1 << need) - 1) << start + QUADRANT_PROCESSORS * quadrant
     if expected != layer.output_processors:
         yield Finding(
             code="E0342",
@@ -123,11 +133,13 @@ def check_data_format(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
         ).at(layer)
         return
     memories = subject.device.geometry.num_instances
-    if any(processor % 4 for processor in set_bits(layer.processors)):
+    if any(processor % LANES for processor in set_bits(layer.processors)):
         if layer.in_channels > memories:
             action = "write data_format: HWC"
         else:
-            action = f"write processors: {format_map(sum(1 << 4 * channel for channel in range(layer.in_channels)))}"
+            action = (
+                f"write processors: {format_map(sum(1 << LANES * channel for channel in range(layer.in_channels)))}"
+            )
         yield Finding(
             code="E0344",
             key="processors",
@@ -162,8 +174,10 @@ def check_fifo_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Diag
             help="load the input into data memory: leave --fifo and streaming out",
         ).at(layer)
         return
-    share = 1 if chw else 4
-    expected = sum(1 << 16 * (channel // share) + channel % share for channel in range(layer.in_channels))
+    share = 1 if chw else LANES
+    expected = sum(
+        1 << QUADRANT_PROCESSORS * (channel // share) + channel % share for channel in range(layer.in_channels)
+    )
     if layer.processors != expected:
         yield Finding(
             code="E0346",
@@ -251,7 +265,7 @@ def check_layer_count(subject: Subject) -> Iterator[Diagnostic]:
 
 
 def _bad_output_map(layer: HardwareLayer, message: str, allowed: str) -> Diagnostic:
-    value = format_map(contiguous_map(layer.output_processors, layer.out_channels_per_pass, 64))
+    value = format_map(contiguous_map(layer.output_processors, layer.out_channels_per_pass, PROCESSORS))
     return Finding(
         code="E0340",
         key="output_processors",

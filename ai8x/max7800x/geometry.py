@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.max7800x.device import MAX78000, Max7800x
-from ai8x.max7800x.placement import LayerPlacement, Placement, channel_passes, highest_bit, lowest_bit
+from ai8x.max7800x.placement import (
+    LANES,
+    WORD_BYTES,
+    LayerPlacement,
+    Placement,
+    channel_passes,
+    highest_bit,
+    lowest_bit,
+    quadrant_map,
+    quadrants_of,
+)
 from ai8x.network.ir import ConvSpec, Layer, Network, Op, Pool
 
 MIN_LONG_FLATTEN = MAX78000.limits.min_long_flatten
@@ -221,17 +231,17 @@ class HardwareLayer:
     @property
     def start_column(self) -> int:
         """sc, lane of the first output processor."""
-        return lowest_bit(self.output_processors) % 4
+        return lowest_bit(self.output_processors) % LANES
 
     @property
     def first_instance(self) -> int:
         """Data memory instance of the first output processor, counted through the chip."""
-        return lowest_bit(self.output_processors) // 4
+        return lowest_bit(self.output_processors) // LANES
 
     @property
     def slots_per_pass(self) -> int:
         """Output positions of one pass, unused lanes included (``per`` of section 3.2)."""
-        return highest_bit(self.output_processors) - 4 * self.first_instance + 1
+        return highest_bit(self.output_processors) - LANES * self.first_instance + 1
 
     @property
     def num_slots(self) -> int:
@@ -244,7 +254,7 @@ class HardwareLayer:
     @property
     def lead_bytes(self) -> int:
         """oign: bytes by which the write pointer is moved back."""
-        return self.lead_pixels * self.out_stride_words * 4
+        return self.lead_pixels * self.out_stride_words * WORD_BYTES
 
     @property
     def out_stride_words(self) -> int:
@@ -256,8 +266,8 @@ class HardwareLayer:
         """TS = tscnt_max + 1 of a pass layer: words per pixel of its fullest quadrant; 1 for a convolution."""
         if self.is_conv:
             return 1
-        quadrants = [(self.processors >> shift & 0xFFFF).bit_count() for shift in range(0, 64, 16)]
-        return max(1, -(-max(quadrants) // 4))
+        counts = [quadrant_map(self.processors, q).bit_count() for q in quadrants_of(self.processors)]
+        return -(-max(counts, default=1) // LANES)
 
     @property
     def tram_rows(self) -> int:

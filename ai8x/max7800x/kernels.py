@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ai8x.errors import Diagnostic, UserError
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
-from ai8x.max7800x.placement import Placement, lowest_bit, set_bits
+from ai8x.max7800x.placement import LANES, Placement, lowest_bit, set_bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +294,7 @@ def slot_channels(layer: HardwareLayer) -> NDArray[np.int64]:
     """
     lanes = np.full(layer.slots_per_pass, -1, dtype=np.int64)
     for rank, processor in enumerate(set_bits(layer.output_processors)):
-        lanes[processor - 4 * layer.first_instance] = rank
+        lanes[processor - LANES * layer.first_instance] = rank
     slots = np.concatenate(
         [
             np.where(lanes >= 0, lanes + out_pass * layer.out_channels_per_pass, -1)
@@ -339,7 +339,7 @@ def _weight_key(layer: HardwareLayer) -> Hashable | None:
     """Equal keys: equal mask memory contents on equal processors."""
     if layer.weights is None:
         return None
-    lanes = layer.output_processors >> 4 * layer.first_instance
+    lanes = layer.output_processors >> LANES * layer.first_instance
     return (
         layer.processors,
         lanes,

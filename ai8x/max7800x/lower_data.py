@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai8x.errors import Diagnostic, Diagnostics
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.placement import DataFormat, set_bits
 from ai8x.max7800x.program import ExpectedBlock, InputBlock, UnloadGroup, UnloadItem
+from ai8x.network import yaml_file
 
 FULL_MASK = 0xFFFFFFFF
 """Mask of a wide output, where every bit of the word counts."""
@@ -97,6 +99,62 @@ def output_region(hardware: HardwareLayer) -> OutputRegion:
         name=hardware.name,
         layer=hardware.index,
     )
+
+
+def unload_regions(items: Iterable[yaml_file.UnloadItem], device: Max7800x) -> tuple[OutputRegion, ...]:
+    """The network file's ``unload`` items, in order, for `LowerOptions.unload`.
+
+    Args:
+        items: as read.
+        device: the chip.
+
+    Raises:
+        UserError: E0394, an item without processors; E0490, an item outside of data memory; together.
+
+    Source:
+        spec/max78000-cnn.md sections 7.1 and 12 (here the item's width counts).
+    """
+    diagnostics = Diagnostics()
+    regions = []
+    for number, item in enumerate(items):
+        if not item.processors:
+            diagnostics.add(
+                Diagnostic(
+                    code="E0394",
+                    message=f"unload item {number} names no processors",
+                    source=item.source,
+                    found="processors: 0",
+                    allowed="one bit per channel of a pass",
+                    help=f"write processors: {(1 << min(item.channels, 64)) - 1:#x}",
+                )
+            )
+            continue
+        region = OutputRegion(
+            processors=item.processors,
+            channels=item.channels,
+            height=item.dim[0],
+            width=item.dim[1] if len(item.dim) > 1 else 1,
+            offset=item.offset,
+            bits=item.width,
+            write_gap=item.write_gap,
+            name=f"unload{number}",
+        )
+        end = region.offset + region.num_pixels * region.pixel_words * device.geometry.word_bytes
+        limit = device.geometry.data_words * device.geometry.word_bytes
+        if end > limit or region.offset % device.geometry.word_bytes:
+            diagnostics.add(
+                Diagnostic(
+                    code="E0490",
+                    message=f"unload item {number} takes bytes {region.offset:#x} to {end:#x} of each memory",
+                    source=item.source,
+                    found=f"offset: {region.offset:#x}",
+                    allowed=f"multiples of {device.geometry.word_bytes}, and an end of at most {limit:#x}",
+                    help="write the out_offset of the layer that the item unloads",
+                )
+            )
+        regions.append(region)
+    diagnostics.raise_if_errors()
+    return tuple(regions)
 
 
 def input_blocks(device: Max7800x, hardware: HardwareLayer, sample: NDArray[Any]) -> tuple[InputBlock, ...]:

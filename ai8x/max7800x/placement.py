@@ -15,9 +15,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ai8x.errors import Diagnostic, Diagnostics, Source
-from ai8x.max7800x.device import Max7800x
+from ai8x.max7800x.device import MAX78000, Max7800x
 from ai8x.network.ir import NETWORK_INPUT, Layer, Network
 from ai8x.network.yaml_file import PlacementHint
+
+PROCESSORS = MAX78000.geometry.num_processors
+"""Processors of a chip; this and the next three are the same on every chip of the family (section 10)."""
+
+QUADRANT_PROCESSORS = MAX78000.geometry.processors_per_quadrant
+"""Processors of a quadrant."""
+
+LANES = MAX78000.geometry.processors_per_instance
+"""Processors that share a data memory instance; each has one byte of every word."""
+
+WORD_BYTES = MAX78000.geometry.word_bytes
+"""Bytes of a data memory word."""
 
 
 class DataFormat(enum.Enum):
@@ -135,7 +147,17 @@ def highest_bit(processors: int) -> int:
 
 def quadrants_of(processors: int) -> tuple[int, ...]:
     """Quadrants with a set bit, ascending."""
-    return tuple(sorted({bit // 16 for bit in set_bits(processors)}))
+    return tuple(sorted({bit // QUADRANT_PROCESSORS for bit in set_bits(processors)}))
+
+
+def quadrant_map(processors: int, quadrant: int) -> int:
+    """The bits of one quadrant, from bit 0 on."""
+    return processors >> QUADRANT_PROCESSORS * quadrant & ((1 << QUADRANT_PROCESSORS) - 1)
+
+
+def instances_of(processors: int) -> tuple[int, ...]:
+    """Data memory instances with a set bit, counted through the chip, ascending."""
+    return tuple(sorted({bit // LANES for bit in set_bits(processors)}))
 
 
 def format_map(processors: int) -> str:
@@ -143,7 +165,7 @@ def format_map(processors: int) -> str:
     return f"0x{processors:016x}"
 
 
-def channel_passes(channels: int, processors: int = 64) -> tuple[int, int]:
+def channel_passes(channels: int, processors: int = PROCESSORS) -> tuple[int, int]:
     """Passes over the processors, and the channels of one pass.
 
     Args:
@@ -161,7 +183,7 @@ def channel_passes(channels: int, processors: int = 64) -> tuple[int, int]:
     if passes <= 1:
         return 1, channels
     share = math.ceil(channels / passes)
-    return passes, -(-share // 4) * 4
+    return passes, -(-share // LANES) * LANES
 
 
 def place_network(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
-from ai8x.max7800x.placement import DataFormat, highest_bit, set_bits
+from ai8x.max7800x.placement import LANES, WORD_BYTES, DataFormat, highest_bit, instances_of, set_bits
 from ai8x.max7800x.streaming import StreamSettings, stream_settings
 from ai8x.network.ir import NETWORK_INPUT, Network
 
@@ -53,7 +53,9 @@ class ChannelLayout:
 
     def mark(self, words: WordSet) -> None:
         """Set every word of the tensor in `words`."""
-        for instance, word in sorted({(int(p) // 4, int(w)) for p, w in zip(self.processors, self.words, strict=True)}):
+        for instance, word in sorted(
+            {(int(p) // LANES, int(w)) for p, w in zip(self.processors, self.words, strict=True)}
+        ):
             words[instance, word : word + self.step * (self.num_words - 1) + 1 : self.step] = True
 
 
@@ -111,11 +113,11 @@ def read_layout(layer: HardwareLayer, operand: int) -> ChannelLayout:
     """
     channels = np.arange(layer.in_channels)
     processors = np.array(set_bits(layer.processors))[channels % layer.channels_per_pass]
-    base = layer.placement.in_offset // 4
+    base = layer.placement.in_offset // WORD_BYTES
     pixels = layer.layer.operand_shape.height * layer.layer.operand_shape.width
     if layer.placement.data_format is DataFormat.CHW:
         return ChannelLayout(
-            processors=processors, words=np.full_like(channels, base), step=1, num_words=-(-pixels // 4)
+            processors=processors, words=np.full_like(channels, base), step=1, num_words=-(-pixels // WORD_BYTES)
         )
     words = base + channels // layer.channels_per_pass * layer.operands + operand
     return ChannelLayout(processors=processors, words=words, step=layer.passes * layer.operands, num_words=pixels)
@@ -130,9 +132,9 @@ def write_layout(layer: HardwareLayer) -> ChannelLayout:
     channels = np.arange(layer.out_channels)
     processors = np.array(set_bits(layer.output_processors))[channels % layer.out_channels_per_pass]
     pass_step = layer.output_bits // 8 * (layer.write_gap + 1)
-    words = layer.placement.out_offset // 4 + channels // layer.out_channels_per_pass * pass_step
+    words = layer.placement.out_offset // WORD_BYTES + channels // layer.out_channels_per_pass * pass_step
     if layer.output_bits == 32:
-        words = words + processors % 4
+        words = words + processors % LANES
     shape = layer.layer.out_shape
     return ChannelLayout(
         processors=processors, words=words, step=layer.out_stride_words, num_words=shape.height * shape.width
@@ -145,11 +147,11 @@ def written_words(layer: HardwareLayer, device: Max7800x) -> WordSet:
     A convolution writes each memory from its first to its last output processor, a pass layer those of its output map.
     """
     words = empty_words(device)
-    start = (layer.placement.out_offset - layer.lead_bytes) // 4
+    start = (layer.placement.out_offset - layer.lead_bytes) // WORD_BYTES
     if layer.is_conv:
-        instances: Sequence[int] = range(layer.first_instance, highest_bit(layer.output_processors) // 4 + 1)
+        instances: Sequence[int] = range(layer.first_instance, highest_bit(layer.output_processors) // LANES + 1)
     else:
-        instances = sorted({processor // 4 for processor in set_bits(layer.output_processors)})
+        instances = instances_of(layer.output_processors)
     width = layer.output_bits // 8
     for out_pass in range(layer.out_passes):
         first = start + out_pass * width * (layer.write_gap + 1)
@@ -236,16 +238,15 @@ def stream_buffer(
     own = settings[layer.index]
     if own is None:
         raise ValueError(f"layer {layer.index} '{layer.name}' does not stream")
-    instances = tuple(sorted({processor // 4 for processor in set_bits(layer.processors)}))
     last = max(one.index for one in layers if one.streaming)
     start = layer.placement.in_offset
     return DataRegion(
         layer=layer.index - 1,
         first_use=0,
         last_use=last,
-        instances=instances,
+        instances=instances_of(layer.processors),
         start_byte=start,
-        end_byte=start + 4 * own.buffer_words + 4,
+        end_byte=start + WORD_BYTES * (own.buffer_words + 1),
         is_stream_buffer=True,
     )
 
@@ -258,6 +259,6 @@ def _region(layer: int, first_use: int, last_use: int, words: WordSet) -> DataRe
         first_use=first_use,
         last_use=last_use,
         instances=instances,
-        start_byte=4 * int(used[0]),
-        end_byte=4 * int(used[-1]) + 4,
+        start_byte=WORD_BYTES * int(used[0]),
+        end_byte=WORD_BYTES * (int(used[-1]) + 1),
     )

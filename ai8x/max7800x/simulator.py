@@ -25,7 +25,7 @@ from ai8x.max7800x.simulator_compute import Kernel, read_kernel
 from ai8x.max7800x.simulator_config import LayerGeometry
 from ai8x.max7800x.simulator_fifo import FastFifo, Fifos
 from ai8x.max7800x.simulator_memory import DataMemory, EntryMemory, MaskMemory
-from ai8x.max7800x.simulator_network import NetworkConfig, decode_network
+from ai8x.max7800x.simulator_network import NetworkConfig, check_control, decode_network
 from ai8x.max7800x.simulator_power import Power
 from ai8x.max7800x.simulator_registers import RegisterFile, register_fault
 from ai8x.max7800x.simulator_run import LayerRun, run_layers
@@ -415,6 +415,7 @@ class Accelerator:
         if (value ^ before) & _EXPRESS:
             self._masks.end_loads()
         self._registers.store(quadrant, _CTRL.offset, value)
+        check_control(quadrant, value)
         if quadrant:
             return
         if self._running and not value & _ENABLE:

@@ -12,6 +12,8 @@ from ai8x.max7800x.simulator_registers import LayerView
 
 _GEOMETRY = MAX78000.geometry
 _LANES = _GEOMETRY.processors_per_instance
+_SHORT_TIME_SLOT = 2048
+"""WPTR_TOFF of pass layers with one time slot, where it has no effect (section 2.2)."""
 
 
 def check_constants(view: LayerView, fields: LayerFields, mode: RunMode) -> None:
@@ -56,6 +58,12 @@ def check_conv(view: LayerView, fields: LayerFields, geometry: LayerGeometry) ->
         raise view.fault("POST", "flatten_en = 1 needs a 1x1 kernel on a 1x1 image")
     if lctrl0["bigdwrt"] and (lctrl0["act_en"] or post["out_abs"]):
         raise view.fault("LCTRL0", "bigdwrt = 1 with an activation")
+    if view.value("WPTR_MOFF") != _GEOMETRY.data_words:
+        raise view.fault("WPTR_MOFF", f"{view.value('WPTR_MOFF'):#x}, expected {_GEOMETRY.data_words:#x}")
+    # Only a flatten layer may end within its last output pass (section 3.4), and that is a 1x1 kernel.
+    passes, per_pass = geometry.output_passes, geometry.slots_per_pass
+    if geometry.slots != passes * per_pass and not (geometry.taps == 1 and passes > 1):
+        raise view.fault("LCTRL1", f"{geometry.slots} slots do not fill {passes} output passes of {per_pass}")
     wanted = int(geometry.taps == 1 and not fields.oned["oned_en"])
     if view.value("WPTR_TOFF") != wanted:
         raise view.fault(
@@ -100,13 +108,37 @@ def check_pass(view: LayerView, fields: LayerFields, geometry: LayerGeometry, pr
     view.expect("MCNT", fields.mcnt, {"sad": 0, "max": 8 * (geometry.passes - 1)}, "pass layer: 8 * (passes - 1)")
     if view.value("WPTR_MOFF"):
         raise view.fault("WPTR_MOFF", "a pass layer does not use it")
-    step = fields.lctrl1["wptr_inc"] + 1
-    if view.value("WPTR_CHOFF") not in {0, step} or (geometry.passes > 1 and view.value("WPTR_CHOFF") != step):
-        raise view.fault("WPTR_CHOFF", f"{view.value('WPTR_CHOFF'):#x}, expected {step} (wptr_inc + 1)")
+    _check_pass_pointers(view, fields, geometry, processors)
     if geometry.pad_rows or geometry.pad_columns:
         raise view.fault("RCNT", "pad in a pass layer")
     most = max(len(group) for group in by_quadrant(processors).values())
     view.expect("ONED", fields.oned, {"tscnt_max": (most - 1) // _LANES}, "time slots of the fullest quadrant - 1")
+
+
+def _check_pass_pointers(
+    view: LayerView, fields: LayerFields, geometry: LayerGeometry, processors: tuple[int, ...]
+) -> None:
+    """A pass layer writes to the same words of every quadrant's own instances."""
+    step = fields.lctrl1["wptr_inc"] + 1
+    if view.value("WPTR_CHOFF") not in {0, step} or (geometry.passes > 1 and view.value("WPTR_CHOFF") != step):
+        raise view.fault("WPTR_CHOFF", f"{view.value('WPTR_CHOFF'):#x}, expected {step} (wptr_inc + 1)")
+    several = any(len(group) > _LANES for group in by_quadrant(processors).values())
+    allowed = {_GEOMETRY.data_words} if several else {_SHORT_TIME_SLOT, _GEOMETRY.data_words}
+    if view.value("WPTR_TOFF") not in allowed:
+        raise view.fault(
+            "WPTR_TOFF", f"{view.value('WPTR_TOFF'):#x}, expected {' or '.join(map(hex, sorted(allowed)))}"
+        )
+    used = by_quadrant(processors)
+    quadrant_words = _GEOMETRY.instances_per_quadrant * _GEOMETRY.data_words
+    first = next(iter(used))
+    word = view.fields("WPTR_BASE", first)["value"] % _GEOMETRY.data_words
+    for quadrant in view.quadrants:
+        pointer = view.fields("WPTR_BASE", quadrant)["value"]
+        # A quadrant without work points to instance 0 (section 2.2).
+        home = quadrant if quadrant in used else 0
+        if pointer // quadrant_words != home or pointer % _GEOMETRY.data_words != word:
+            what = f"{pointer:#x}: expected word {word:#x} of an instance of quadrant {home}"
+            raise view.fault("WPTR_BASE", what, quadrant)
 
 
 def check_tram(view: LayerView, geometry: LayerGeometry) -> None:

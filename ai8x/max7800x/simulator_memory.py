@@ -163,10 +163,10 @@ class MaskMemory:
             HardwareFault: out of order, or bits that the word does not have.
         """
         word, part = divmod(offset, _GEOMETRY.mask_word_span)
-        loader = self._loaders[processor]
         if part == 0:
             self.end_load(processor)
-            loader.word, loader.next_offset = word, offset
+            self._loaders[processor] = _Loader(word=word, next_offset=offset)
+        loader = self._loaders[processor]
         if word >= _GEOMETRY.mask_words or loader.next_offset != offset:
             raise self._fault(
                 processor, offset, "plain load out of order: four writes from 16 * word upwards make one mask word"

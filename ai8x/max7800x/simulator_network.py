@@ -89,6 +89,23 @@ def decode_network(registers: RegisterFile) -> NetworkConfig:
     return NetworkConfig(mode=mode, layers=layers, buffers=buffers, fifo=fifo)
 
 
+def check_control(quadrant: int, word: int) -> None:
+    """Refuse a CTRL word that no firmware for this simulator may write.
+
+    Raises:
+        HardwareFault: a mode that is not simulated, a wrong synchronisation source, or a stopped clock.
+    """
+    fields = MAX78000.quadrant.register("CTRL").decode(word)
+    address = _GEOMETRY.quadrant_registers(quadrant)
+    for name in _UNIMPLEMENTED:
+        if fields[name]:
+            what = f"{name} = {fields[name]}: not implemented by the simulator"
+            raise register_fault("CTRL", what, address=address, quadrant=quadrant)
+    if fields["ext_sync"] not in {0, _WAIT} or not fields["clk_en"]:
+        what = f"ext_sync = {fields['ext_sync']}, clk_en = {fields['clk_en']}: allowed are 0 or {_WAIT}, and 1"
+        raise register_fault("CTRL", what, address=address, quadrant=quadrant)
+
+
 def _fault(registers: RegisterFile, name: str, quadrant: int, what: str) -> HardwareFault:
     return register_fault(name, what, address=registers.address(quadrant, name), quadrant=quadrant)
 
@@ -109,23 +126,17 @@ def _decode_mode(registers: RegisterFile) -> RunMode:
     _check_unarmed(registers, quadrants)
     for quadrant in quadrants:
         fields = control[quadrant]
-        for name in _UNIMPLEMENTED:
-            if fields[name]:
-                raise _fault(registers, "CTRL", quadrant, f"{name} = {fields[name]}: not implemented by the simulator")
         for name in ("poolrnd", "stream_en", "fifo_en", "lilbuf", "qupac"):
             if fields[name] != control[0][name]:
                 raise _fault(
                     registers, "CTRL", quadrant, f"{name} = {fields[name]}, but {control[0][name]} in quadrant 0"
                 )
         wanted = _WAIT if quadrant or fields["fifo_en"] else 0
-        if fields["ext_sync"] != wanted or not fields["clk_en"] or fields["cnn_irq"]:
-            raise _fault(
-                registers,
-                "CTRL",
-                quadrant,
-                f"started with ext_sync = {fields['ext_sync']}, clk_en = {fields['clk_en']}, "
-                f"cnn_irq = {fields['cnn_irq']}; expected {wanted}, 1 and 0",
+        if fields["ext_sync"] != wanted or fields["cnn_irq"]:
+            what = (
+                f"started with ext_sync = {fields['ext_sync']}, cnn_irq = {fields['cnn_irq']}; expected {wanted} and 0"
             )
+            raise _fault(registers, "CTRL", quadrant, what)
         if registers.word(quadrant, "SRAM") != MAX78000.sram_setting:
             raise _fault(
                 registers,

@@ -20,9 +20,9 @@ def register_fault(
     register: str, what: str, *, address: int, layer: int | None = None, quadrant: int | None = None
 ) -> HardwareFault:
     """A fault that names register, layer, quadrant and bus address."""
-    place = "" if layer is None else f"layer {layer}, "
-    where = "" if quadrant is None else f"quadrant {quadrant}, "
-    return HardwareFault(f"{place}{where}{register} ({address:#010x}): {what}")
+    place = [f"{name} {number}" for name, number in (("layer", layer), ("quadrant", quadrant)) if number is not None]
+    where = f"{', '.join(place)}: " if place else ""
+    return HardwareFault(f"{where}{register} ({address:#010x}): {what}")
 
 
 class RegisterFile:

@@ -23,9 +23,6 @@ from ai8x.max7800x.simulator_network import NetworkConfig
 _GEOMETRY = MAX78000.geometry
 _LANES = _GEOMETRY.word_bytes
 _WIDE_BITS = 32
-_WORD_BITS = 20
-"""Bits for a word number in look-up keys; streamed outputs count past the end of an instance."""
-
 Integers = npt.NDArray[np.int64]
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -91,23 +88,21 @@ class LayerRun:
         Raises:
             KeyError: the layer did not write one of the places.
         """
-        have = _keys(*self.written()[:3])
-        values, undefined = self.written()[3:]
-        order = np.argsort(have)
-        wanted = _keys(*np.broadcast_arrays(np.asarray(instances), np.asarray(words), np.asarray(lanes)))
-        position = order[np.minimum(np.searchsorted(have, wanted, sorter=order), len(have) - 1)]
-        missing = np.argwhere(have[position] != wanted)
+        have_instances, have_words, have_lanes, values, undefined = self.written()
+        span = int(have_words.max()) + 1
+        table = np.full((_GEOMETRY.num_instances, span, _LANES), -1, dtype=np.int64)
+        table[have_instances, have_words, have_lanes] = np.arange(len(values))
+        instance, word, lane = np.broadcast_arrays(np.asarray(instances), np.asarray(words), np.asarray(lanes))
+        inside = (instance >= 0) & (instance < len(table)) & (word >= 0) & (word < span) & (lane >= 0) & (lane < _LANES)
+        position = np.where(
+            inside, table[np.where(inside, instance, 0), np.where(inside, word, 0), np.where(inside, lane, 0)], -1
+        )
+        missing = np.argwhere(position < 0)
         if len(missing):
-            key = int(wanted[tuple(missing[0])])
-            raise KeyError(
-                f"layer {self.layer} wrote nothing to instance {key >> _WORD_BITS + 2}, "
-                f"word {(key >> 2) & ((1 << _WORD_BITS) - 1):#x}, lane {key & 3}"
-            )
+            at = tuple(missing[0])
+            place = f"instance {int(instance[at])}, word {int(word[at]):#x}, lane {int(lane[at])}"
+            raise KeyError(f"layer {self.layer} wrote nothing to {place}")
         return values[position], ~undefined[position]
-
-
-def _keys(instances: Integers, words: Integers, lanes: Integers) -> Integers:
-    return ((instances.astype(np.int64) << _WORD_BITS) + words << 2) + lanes
 
 
 class _Stream:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
-from ai8x.max7800x.placement import DataFormat
+from ai8x.max7800x.placement import WORD_BYTES, DataFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def stream_settings(layers: Sequence[HardwareLayer], device: Max7800x) -> tuple[
 def input_frame_words(layer: HardwareLayer) -> int:
     """Words per FIFO that one input frame takes: a word per pixel, or four pixels of a CHW channel (IFRM)."""
     if layer.placement.data_format is DataFormat.CHW:
-        return -(-layer.in_pixels // 4)
+        return -(-layer.in_pixels // WORD_BYTES)
     return layer.in_pixels
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ai8x.arithmetic import INT8, weight_type
 from ai8x.errors import Diagnostic, Diagnostics, UserError
 from ai8x.network.connections import Connections, operand_shape
-from ai8x.network.ir import NETWORK_INPUT, Activation, Layer, Network, Op, TensorShape
+from ai8x.network.ir import NETWORK_INPUT, Activation, ConvSpec, Layer, Network, Op, TensorShape
 from ai8x.network.operators import Geometry, entry_op, entry_subject, operator_geometry, problem
 from ai8x.network.weights import LayerParameters, correlation_kernel, hardware_bias
 from ai8x.network.yaml_file import LayerEntry, NetworkFile
@@ -141,7 +141,7 @@ class _Builder:
                 features *= math.prod(geometry.pool.output_size(operand.height, operand.width))
             channels = _out_channels(entry, own)
             self._shapes[entry.position] = TensorShape(channels, geometry.out_height, geometry.out_width)
-            values = _layer_parameters(entry, own, features, geometry)
+            values = _layer_parameters(entry, own, features, geometry.conv)
             values["weight_source"] = source
         if entry.out_channels not in (None, channels):
             raise problem(entry, "E0239", "out_channels does not match", "out_channels", found=str(entry.out_channels),
@@ -217,15 +217,12 @@ def _out_channels(entry: LayerEntry, own: LayerParameters) -> int:
     return int(own.weight.shape[0])
 
 
-def _kernel(entry: LayerEntry, own: LayerParameters, features: int, geometry: Geometry) -> NDArray[Any]:
+def _kernel(entry: LayerEntry, own: LayerParameters, features: int, conv: ConvSpec) -> NDArray[Any]:
     """Weights as (out, in/groups, row, column), of the shape that the layer needs.
 
     Raises:
         UserError: E0552.
     """
-    conv = geometry.conv
-    if conv is None:
-        raise ValueError("a pass-through has no kernel")
     weight = own.weight
     out_channels = _out_channels(entry, own)
     groups = conv.groups
@@ -247,13 +244,13 @@ def _kernel(entry: LayerEntry, own: LayerParameters, features: int, geometry: Ge
     return correlation_kernel(weight, groups) if is_transposed else weight
 
 
-def _layer_parameters(entry: LayerEntry, own: LayerParameters, features: int, geometry: Geometry) -> dict[str, Any]:
+def _layer_parameters(entry: LayerEntry, own: LayerParameters, features: int, conv: ConvSpec) -> dict[str, Any]:
     """Keyword arguments of `Layer` that come from the checkpoint.
 
     Raises:
         UserError: E0552 shape, E0553 weights beyond their width, E0554 bias shape, E0555 bias range.
     """
-    weights = _kernel(entry, own, features, geometry)
+    weights = _kernel(entry, own, features, conv)
     bits = _weight_bits(entry, own)
     allowed = weight_type(bits)
     if not allowed.allows(weights):

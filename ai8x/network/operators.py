@@ -70,23 +70,18 @@ def operator_geometry(entry: LayerEntry, operand: TensorShape) -> Geometry:
         raise problem(entry, "E0237", "the pooling window is larger than the data", "max_pool", "avg_pool",
                       found=f"{pool.window[0]}x{pool.window[1]} on data of {operand.height}x{operand.width}",
                       allowed="at most the size of the data", help="write a smaller window")
+    if op is Op.PASSTHROUGH:
+        return Geometry(pool=pool, conv=None, out_height=pooled[0], out_width=pooled[1])
     conv = _conv(entry, op)
-    if conv is None or entry.flatten:
-        height, width = pooled if conv is None else (1, 1)
-    else:
-        height, width = conv.output_size(*pooled, is_transposed=op is Op.CONV_TRANSPOSE2D)
+    data = (1, 1) if entry.flatten else pooled
+    height, width = conv.output_size(*data, is_transposed=op is Op.CONV_TRANSPOSE2D)
     if min(height, width) < 1:
-        raise problem(entry, "E0237", "the kernel is larger than the padded data", "kernel_size", "pad",
-                      found=f"kernel {_show(conv)} on data of {pooled[0]}x{pooled[1]}",
-                      allowed="at most the size of the data plus twice the padding",
-                      help="write a smaller kernel_size or a larger pad")
+        kernel = f"{conv.kernel[0]}x{conv.kernel[1]}, padding {conv.padding[0]}, dilation {conv.dilation[0]}"
+        raise problem(entry, "E0237", "the kernel does not fit the data", "kernel_size", "pad",
+                      found=f"kernel {kernel} on data of {data[0]}x{data[1]}",
+                      allowed="an output of at least one row and column",
+                      help="write a smaller kernel_size, or change pad:")
     return Geometry(pool=pool, conv=conv, out_height=height, out_width=width)
-
-
-def _show(conv: ConvSpec | None) -> str:
-    if conv is None:
-        return "none"
-    return f"{conv.kernel[0]}x{conv.kernel[1]}, padding {conv.padding[0]}, dilation {conv.dilation[0]}"
 
 
 def _is_one(extent: Extent | None) -> bool:
@@ -139,9 +134,7 @@ def _pair(entry: LayerEntry, key: str, extent: Extent | None, rows_only: bool, d
     return rows, columns
 
 
-def _conv(entry: LayerEntry, op: Op) -> ConvSpec | None:
-    if op is Op.PASSTHROUGH:
-        return None
+def _conv(entry: LayerEntry, op: Op) -> ConvSpec:
     rows_only = op is Op.CONV1D
     is_transposed = op is Op.CONV_TRANSPOSE2D
     pad = _DEFAULT_PAD[op] if entry.pad is None else entry.pad

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ai8x import arithmetic
 from ai8x.arithmetic import BIAS_SHIFT, INT8
-from ai8x.network.ir import NETWORK_INPUT, Activation, Eltwise, Layer, Network, Op, Pool, PoolSpec
+from ai8x.network.ir import NETWORK_INPUT, Activation, ConvSpec, Eltwise, Layer, Network, Op, Pool, PoolSpec
 
 IntArray = NDArray[Any]
 
@@ -249,7 +249,7 @@ def _convolve(layer: Layer, data: IntArray) -> IntArray:
         raise ValueError(f"layer {layer.index} '{layer.name}' has no weights")
     dtype = accumulator_dtype(weights)
     if layer.op is Op.CONV_TRANSPOSE2D:
-        data, steps = _zero_stuffed(layer, data), (1, 1)
+        data, steps = _zero_stuffed(conv, data), (1, 1)
     else:
         (rows, columns), steps = conv.padding, conv.stride
         data = np.pad(data, ((0, 0), (0, 0), (rows, rows), (columns, columns)))
@@ -267,11 +267,8 @@ def _convolve(layer: Layer, data: IntArray) -> IntArray:
     return output.reshape(num_samples, weights.shape[0], height, width)
 
 
-def _zero_stuffed(layer: Layer, data: IntArray) -> IntArray:
+def _zero_stuffed(conv: ConvSpec, data: IntArray) -> IntArray:
     """Input of the equivalent correlation: zeros between the pixels and around them (section 4.7)."""
-    conv = layer.conv
-    if conv is None:
-        raise ValueError("a pass-through has no geometry")
     num_samples, channels, height, width = data.shape
     before = [kernel - 1 - pad for kernel, pad in zip(conv.kernel, conv.padding, strict=True)]
     spans = [(size - 1) * stride + 1 for size, stride in zip((height, width), conv.stride, strict=True)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ai8x.errors import Diagnostic, Diagnostics, Source
+from ai8x.errors import Diagnostic, Diagnostics, Source, UserError
 from ai8x.network.ir import Activation, Eltwise, Op
 from ai8x.network.yaml_keys import (
     DATA_BUFFER_KEYS,
@@ -24,10 +24,19 @@ from ai8x.network.yaml_keys import (
     Key,
     KeyValues,
     Subject,
+    not_a_map,
     read_keys,
-    require_map,
 )
-from ai8x.network.yaml_nodes import ListNode, Node, ScalarNode, decode_text, describe_node, parse_nodes, read_nodes
+from ai8x.network.yaml_nodes import (
+    ListNode,
+    MapNode,
+    Node,
+    ScalarNode,
+    decode_text,
+    describe_node,
+    parse_nodes,
+    read_nodes,
+)
 from ai8x.network.yaml_values import Extent
 
 Reference = int | str
@@ -225,11 +234,9 @@ def parse_network_file(content: bytes | str, name: str = "network.yaml") -> Netw
 def _to_network_file(root: Node, path: str) -> NetworkFile:
     diagnostics = Diagnostics()
     subject = Subject(what="a network file", source=Source(file=path))
-    mapping = require_map(root, subject, diagnostics)
-    if mapping is None:
-        diagnostics.raise_if_errors()
-        raise AssertionError("a finding was collected")
-    keys = read_keys(mapping, FILE_KEYS, subject, diagnostics)
+    if not isinstance(root, MapNode):
+        raise UserError(not_a_map(root, subject))
+    keys = read_keys(root, FILE_KEYS, subject, diagnostics)
     layers = _read_layers(keys.nodes.get("layers"), diagnostics)
     unload = tuple(UnloadItem(**item) for item in _read_items(keys, "unload", UNLOAD_KEYS, diagnostics))
     buffers = tuple(DataBuffer(**item) for item in _read_items(keys, "data_buffer", DATA_BUFFER_KEYS, diagnostics))
@@ -251,11 +258,11 @@ def _read_items(keys: KeyValues, name: str, table: Mapping[str, Key],
     items = []
     for item in _list_items(node, name, diagnostics):
         subject = replace(subject, source=item.source)
-        before = len(diagnostics.errors)
-        mapping = require_map(item, subject, diagnostics)
-        if mapping is None:
+        if not isinstance(item, MapNode):
+            diagnostics.add(not_a_map(item, subject))
             continue
-        read = read_keys(mapping, table, subject, diagnostics)
+        before = len(diagnostics.errors)
+        read = read_keys(item, table, subject, diagnostics)
         if len(diagnostics.errors) == before:
             items.append({**read.values, "source": item.source})
     return items
@@ -286,10 +293,10 @@ def _read_layers(node: Node | None, diagnostics: Diagnostics) -> tuple[LayerEntr
 
 def _read_layer(node: Node, index: int, sequence: int, diagnostics: Diagnostics) -> LayerEntry:
     subject = Subject(what="a layer", source=node.source, layer=_name_of(node, index), layer_index=index)
-    mapping = require_map(node, subject, diagnostics)
-    if mapping is None:
+    if not isinstance(node, MapNode):
+        diagnostics.add(not_a_map(node, subject))
         return LayerEntry(position=index, sequence=sequence, source=node.source)
-    keys = read_keys(mapping, LAYER_KEYS, subject, diagnostics)
+    keys = read_keys(node, LAYER_KEYS, subject, diagnostics)
     _check_layer(keys, subject, diagnostics)
     found = dict(keys.values)
     hint = PlacementHint(**{name: found.pop(name) for name in _HINT_FIELDS if name in found}, sources=keys.sources,

@@ -9,7 +9,7 @@ Source: spec/max78000-cnn.md sections 7.1 and 7.2.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -243,16 +243,8 @@ def _read_value(key: Key, node: Node, subject: Subject, result: KeyValues, diagn
         result.values[key.name] = value
 
 
-def require_map(node: Node, subject: Subject, diagnostics: Diagnostics) -> MapNode | None:
-    """The node if it is a mapping; otherwise None and a finding E0204."""
-    if isinstance(node, MapNode):
-        return node
-    diagnostics.add(subject.finding("E0204", f"{subject.what} is not a mapping of keys", node.source,
-                                    found=describe_node(node), allowed="key: value, one in a line",
-                                    help="check the indentation and the colons"))
-    return None
-
-
-def canonical_names(table: Mapping[str, Key]) -> Iterable[str]:
-    """Canonical key names of a table, each once, in the order of the table."""
-    return dict.fromkeys(key.name for key in table.values())
+def not_a_map(node: Node, subject: Subject) -> Diagnostic:
+    """E0204: the node is not the mapping of keys that the subject needs."""
+    return subject.finding("E0204", f"{subject.what} is not a mapping of keys", node.source,
+                           found=describe_node(node), allowed="key: value, one in a line",
+                           help="check the indentation and the colons")

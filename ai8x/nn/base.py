@@ -232,7 +232,7 @@ class QuantizationAwareModule(nn.Module):
                 mode.
 
         Returns:
-            Same kind of data.
+            Same kind of data; wide outputs of integer mode are float64 where float32 could not hold them.
 
         Raises:
             UserError: E0520 where the loaded parameters do not belong to the mode.
@@ -321,7 +321,8 @@ class QuantizationAwareModule(nn.Module):
         sums = self._exact_sums(data)
         shift = self.current_shift().to(sums.device)
         if self.wide:
-            return self._integer_wide(sums, shift).to(data)
+            wide = self._integer_wide(sums, shift)
+            return wide if wide.device == data.device else wide.to(data)
         steps = sums * AF.power_of_two(shift + DEFAULT_WEIGHT_BITS - self._bits - BIAS_SHIFT, sums)
         return AF.round_to_int8(steps, self.activation).to(data)
 

@@ -76,6 +76,22 @@ def _per_output(scale: Tensor, weight: Tensor, *, transposed: bool, groups: int)
     return per_group.expand(groups, weight.shape[0] // groups, -1).reshape(weight.shape[0], -1, *ones)
 
 
+def describe_layers(model: nn.Module) -> dict[str, dict[str, object]]:
+    """What folding needs and a ``state_dict`` does not say, for the key ``layers`` of a checkpoint's extras.
+
+    Returns:
+        Layer path -> ``{"transposed": bool}`` and, for layers with BatchNorm, ``"batchnorm_eps"``.
+    """
+    described: dict[str, dict[str, object]] = {}
+    for name, layer in quantized_layers(model).items():
+        if layer.op is not None:
+            described[name] = {"transposed": isinstance(layer.op, nn.ConvTranspose2d)}
+            eps = getattr(layer.bn, "eps", None)
+            if isinstance(eps, float):
+                described[name]["batchnorm_eps"] = eps
+    return described
+
+
 def fold_batchnorm(model: nn.Module) -> tuple[str, ...]:
     """Fold every BatchNorm of a model into its layer, in place; parameters stay the same objects.
 

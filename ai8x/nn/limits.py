@@ -192,7 +192,7 @@ def check_dilation(request: LayerRequest, limits: TrainingLimits) -> Findings:
     if request.operator == "Conv1d":
         fits = (kernel[0] - 1) * dilation[0] < MAX_CONV1D_KERNEL
         sparse = request.padding[0] == 0 and kernel[0] <= 3 and dilation[0] <= limits.max_conv1d_dilation
-        good = dilation[0] >= 1 and (fits or sparse)
+        good = dilation[0] == 1 or (dilation[0] > 1 and (fits or sparse))
         allowed = (f"(kernel - 1) * dilation <= {MAX_CONV1D_KERNEL - 1}, or padding 0, kernel <= 3 and dilation <= "
                    f"{limits.max_conv1d_dilation}")
     else:

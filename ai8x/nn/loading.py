@@ -160,7 +160,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> LoadedState:
     layers = quantized_layers(inner)
     expected = inner.state_dict()
     owned = tuple(f"{name}." for name in layers)
-    converted = {key: value for key, value in state.items() if not key.startswith(owned)}
+    converted = {key: value for key, value in state.items()
+                 if not key.startswith(owned) and key.rpartition(".")[2] not in _SECOND_GENERATION}
     factor = 1.0
     for name, layer in layers.items():
         entries, layer_factor = _first_generation(_layer_entries(state, name), wide=layer.wide)

@@ -8,8 +8,9 @@ Source: spec/ai8x-training.md section 15; section 18, defects 4, 9 and 19.
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from ai8x.training.data import BatchPlan, DataSpec, LoaderArguments, Parts, Samp
 from ai8x.training.loop import Objective, create_objective, evaluate
 from ai8x.training.metrics import Evaluation, format_confusion
 from ai8x.training.progress import Reporter
-from ai8x.training.registry import create_model, discover, find_dataset, find_model
+from ai8x.training.registry import ModelSpec, create_model, discover, find_dataset, find_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = 
     catalogue = discover(config.models_path, config.datasets_path)
     data = find_dataset(catalogue, config.dataset)
     device = choose_device(config)
-    model = create_model(find_model(catalogue, config.arch), data, config)
+    model = create_matching_model(find_model(catalogue, config.arch), data, config, checkpoint)
     mode = load_state(model, checkpoint.tensors()).mode
     if request.integer:
         set_integer_mode(model)
@@ -86,19 +87,30 @@ def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = 
 
 
 def stored_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Settings that a checkpoint implies: those of its run, else what its name and keys tell.
-
-    Files of other tools do not say whether layers have a bias; more than one bias besides BatchNorm's says so (the
-    last layer has one always).
-    """
+    """Settings that a checkpoint implies: those of its run, else the name of its model."""
     config = checkpoint.training.get("config") or checkpoint.extras.get("config")
     if isinstance(config, Mapping):
         return checked_settings(config, Path(checkpoint.file))
-    biases = [name for name in checkpoint.state if name.endswith(".bias") and not name.endswith(".bn.bias")]
-    settings: dict[str, Any] = {"use_bias": len(biases) > 1}
-    if checkpoint.arch:
-        settings["arch"] = checkpoint.arch.lower()
-    return settings
+    return {"arch": checkpoint.arch.lower()} if checkpoint.arch else {}
+
+
+def create_matching_model(spec: ModelSpec, data: DataSpec, config: TrainConfig, checkpoint: Checkpoint) -> nn.Module:
+    """The model with biases in the layers that have one in the checkpoint.
+
+    Files of other tools do not say whether they were trained with ``--use-bias``; their keys do. Where neither way
+    fits, the configured one is taken, and loading says what is missing.
+    """
+    stored = _layers_with_bias(checkpoint.state)
+    for use_bias in (config.use_bias, not config.use_bias):
+        model = create_model(spec, data, dataclasses.replace(config, use_bias=use_bias))
+        if _layers_with_bias(model.state_dict()) == stored:
+            return model
+    return create_model(spec, data, config)
+
+
+def _layers_with_bias(names: Iterable[str]) -> set[str]:
+    """Paths of layers whose operation has a bias, whatever the operation is called."""
+    return {name.rsplit(".", 2)[0] for name in names if name.endswith(".bias") and not name.endswith(".bn.bias")}
 
 
 def describe(result: Evaluation) -> dict[str, Any]:

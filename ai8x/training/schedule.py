@@ -137,7 +137,7 @@ class ScheduleFile:
 def _plain_state(scheduler: Scheduler) -> dict[str, Any]:
     """What changes while a scheduler steps; constructor arguments come from the file again."""
     plain = (bool, int, float, str, type(None))
-    state = {}
+    state: dict[str, Any] = {}
     for key, value in scheduler.state_dict().items():
         if isinstance(value, plain):
             state[key] = value

@@ -134,7 +134,7 @@ class _Prepared:
     """Everything that can be refused before a run folder exists."""
 
     task: Task
-    model: nn.Module
+    trainer: Trainer
     spec: ModelSpec
     problems: tuple[Diagnostic, ...]
 
@@ -157,7 +157,10 @@ def _prepare(start: _Start) -> _Prepared:
     sample = (item_at(parts.test, 0) * Q7_ONE).round().to(torch.int8)
     objective = create_objective(data, device)
     task = Task(config=config, policy=start.policy, data=data, parts=parts, objective=objective, sample=sample)
-    return _Prepared(task=task, model=model.to(device), spec=spec, problems=catalogue.problems)
+    trainer = Trainer(task, model.to(device))
+    if start.saved is not None:
+        trainer.restore(start.saved)
+    return _Prepared(task=task, trainer=trainer, spec=spec, problems=catalogue.problems)
 
 
 def _load_weights(model: nn.Module, file: Path) -> None:
@@ -183,19 +186,16 @@ def _run(start: _Start, prepared: _Prepared, open_folder: Callable[[], RunFolder
         first = start.saved.epoch + 1 if start.saved is not None else 0
         board = Board(run.tensorboard if config.tensorboard else None, first_step=first)
         stack.callback(board.close)
-        trainer = Trainer(task, prepared.model, Output(run=run, reporter=reporter, board=board))
         _introduce(start, prepared, run, reporter)
-        if start.saved is not None:
-            trainer.restore(start.saved)
-        if not trainer.train(stop):
-            return _interrupted(run, trainer, reporter)
+        if not prepared.trainer.train(Output(run=run, reporter=reporter, board=board), stop):
+            return _interrupted(run, prepared.trainer, reporter)
         return _finish(prepared, run, reporter, board)
 
 
 def _introduce(start: _Start, prepared: _Prepared, run: RunFolder, reporter: Reporter) -> None:
     task, config, policy = prepared.task, start.config, start.policy
     reporter.line(f"run folder {run.path}")
-    weights = sum(p.numel() for p in prepared.model.parameters() if p.dim() >= 2)
+    weights = sum(p.numel() for p in prepared.trainer.model.parameters() if p.dim() >= 2)
     parts = task.parts
     reporter.line(f"model {config.arch}: {weights} weights; data set {config.dataset}: {len(parts.train)} training, "
                   f"{len(parts.validation)} validation, {len(parts.test)} test samples; {task.objective.device}")

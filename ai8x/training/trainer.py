@@ -98,14 +98,15 @@ class Trainer:
     Args:
         task: what is learnt.
         model: in float mode, on the objective's device.
-        output: where to write.
+
+    Raises:
+        UserError: E0613 to E0616 for a schedule file that cannot be followed.
     """
 
-    def __init__(self, task: Task, model: nn.Module, output: Output) -> None:
+    def __init__(self, task: Task, model: nn.Module) -> None:
         self.task = task
         self.model = model
         self.is_quantized = False
-        self._output = output
         self._optimizer = create_optimizer(model, task.config)
         self._rates = create_learning_rates(task.config, self._optimizer)
         self._epoch = 0
@@ -137,34 +138,35 @@ class Trainer:
         self._rows = [dict(row) for row in saved.rows]
         restore_random_states(saved.random)
 
-    def train(self, stop: StopRequest) -> bool:
+    def train(self, output: Output, stop: StopRequest) -> bool:
         """Train up to the last epoch.
 
         Args:
+            output: where to write.
             stop: asked after every step.
 
         Returns:
             False where it was stopped; a checkpoint of the very step is written then.
         """
-        config, reporter = self.task.config, self._output.reporter
+        config, reporter = self.task.config, output.reporter
         reporter.start_progress(config.epochs * self.num_steps, self._epoch * self.num_steps + self._step)
         try:
             while self._epoch < config.epochs:
-                self._switch_if_due()
+                self._switch_if_due(reporter)
                 started = time.perf_counter()
-                if not self._train_epoch(stop):
-                    self._save(LAST, top1=self._history[-1].top1 if self._history else 0.0)
+                if not self._train_epoch(reporter, stop):
+                    self._save(output.run, LAST, top1=self._history[-1].top1 if self._history else 0.0)
                     return False
-                self._finish_epoch(started)
+                self._finish_epoch(output, started)
         finally:
             reporter.finish_progress()
         return True
 
-    def _switch_if_due(self) -> None:
+    def _switch_if_due(self, reporter: Reporter) -> None:
         policy = self.task.policy
         if policy is None or self.is_quantized or self._epoch < policy.start_epoch:
             return
-        self._output.reporter.line(f"quantisation-aware training starts (epoch {self._epoch})")
+        reporter.line(f"quantisation-aware training starts (epoch {self._epoch})")
         self._switch()
         self._history.clear()
 
@@ -176,7 +178,7 @@ class Trainer:
         update_optimizer(self._optimizer, before, self.model)
         self.is_quantized = True
 
-    def _train_epoch(self, stop: StopRequest) -> bool:
+    def _train_epoch(self, reporter: Reporter, stop: StopRequest) -> bool:
         """One epoch, or the rest of one; False where it was stopped before its end."""
         task = self.task
         plan = BatchPlan(batch_size=task.config.batch_size, seed=task.config.seed, epoch=self._epoch,
@@ -184,7 +186,7 @@ class Trainer:
         learning = Learning(model=self.model, optimizer=self._optimizer, objective=task.objective, meter=self._meter)
 
         def after_step(step: Step) -> bool:
-            self._report(step)
+            reporter.step(self._report(step), print_freq=task.config.print_freq)
             return stop.is_set
 
         if stop.is_set:
@@ -192,19 +194,18 @@ class Trainer:
         self._step = train_epoch(learning, task.parts.train, plan, after_step)
         return self._step == self.num_steps
 
-    def _report(self, step: Step) -> None:
+    def _report(self, step: Step) -> StepReport:
         mean = self._meter.result()
-        report = StepReport(
+        return StepReport(
             epoch=self._epoch, step=step.number, num_steps=self.num_steps, loss=mean.loss, top1=mean.top1,
             top5=mean.top5, learning_rate=self._optimizer.param_groups[0]["lr"], seconds=step.seconds,
             phase=self._phase, show_top5=self.task.data.num_classes > TOP5_CLASSES)
-        self._output.reporter.step(report, print_freq=self.task.config.print_freq)
 
     @property
     def _phase(self) -> str:
         return "qat" if self.is_quantized else "float"
 
-    def _finish_epoch(self, started: float) -> None:
+    def _finish_epoch(self, output: Output, started: float) -> None:
         trained, rate = self._meter.result(), self._optimizer.param_groups[0]["lr"]
         validated = evaluate(self.model, self.task.parts.validation, self.task.objective)
         epoch = self._epoch
@@ -217,32 +218,34 @@ class Trainer:
         self._epoch, self._step = epoch + 1, 0
         self._meter = Meter(self.task.data.num_classes)
         if max(self._history, key=Score.rank).epoch == epoch:
-            self._save(BEST, top1=validated.top1)
-        self._save(LAST, top1=validated.top1)
-        self._output.run.write_metrics(self._rows)
-        self._tell(epoch, trained, validated, time.perf_counter() - started)
+            self._save(output.run, BEST, top1=validated.top1)
+        self._save(output.run, LAST, top1=validated.top1)
+        output.run.write_metrics(self._rows)
+        self._print_epoch(output.reporter, validated, trained.count / max(time.perf_counter() - started, 1e-9))
+        self._draw_epoch(output.board, trained, validated)
 
-    def _tell(self, epoch: int, trained: Evaluation, validated: Evaluation, seconds: float) -> None:
-        reporter, board, labels = self._output.reporter, self._output.board, self.task.data.labels
+    def _print_epoch(self, reporter: Reporter, validated: Evaluation, rate: float) -> None:
         best = max(self._history, key=Score.rank)
         top5 = f"   Top5: {best.top5:.3f}" if self.task.data.num_classes > TOP5_CLASSES else ""
-        rate = trained.count / max(seconds, 1e-9)
-        reporter.line(f"--- validate (epoch={epoch})-----------  {self._phase}, {validated.count} samples, "
+        reporter.line(f"--- validate (epoch={self._epoch - 1})-----------  {self._phase}, {validated.count} samples, "
                       f"{rate:.0f} samples/s")
         reporter.line(validated.summary())
         reporter.line(f"==> Best [Top1: {best.top1:.3f}{top5}   Params: {count_nonzero_weights(self.model)} "
                       f"on epoch: {best.epoch}]")
         if self.task.config.confusion:
-            reporter.line("==> Confusion:\n" + format_confusion(validated.confusion, labels))
+            reporter.line("==> Confusion:\n" + format_confusion(validated.confusion, self.task.data.labels))
+
+    def _draw_epoch(self, board: Board, trained: Evaluation, validated: Evaluation) -> None:
+        epoch = self._epoch - 1
         board.scalars("Performance/Training", {"Loss": trained.loss, "Top1": trained.top1,
                                                "LR": self._rows[-1]["learning_rate"]}, epoch)
         board.scalars("Performance/Validation", {"Loss": validated.loss, "Top1": validated.top1,
                                                  "Top5": validated.top5}, epoch)
         if self._epoch % PICTURE_EPOCHS == 0 or self._epoch == self.task.config.epochs:
-            board.confusion(validated.confusion, labels, epoch=epoch, tag="Validation")
+            board.confusion(validated.confusion, self.task.data.labels, epoch=epoch, tag="Validation")
             board.histograms(self.model, epoch)
 
-    def _save(self, kind: str, *, top1: float) -> None:
+    def _save(self, run: RunFolder, kind: str, *, top1: float) -> None:
         best = max(self._history, key=Score.rank, default=None)
         task = self.task
         checkpoint = TrainingCheckpoint(
@@ -254,4 +257,4 @@ class Trainer:
             labels=task.data.labels, input_shape=task.data.input_shape, sample=task.sample,
             extras={"current_top1": top1, "best_top1": best.top1 if best else 0.0,
                     "best_epoch": best.epoch if best else -1})
-        checkpoint.write(self._output.run.checkpoint(kind, qat=self.is_quantized))
+        checkpoint.write(run.checkpoint(kind, qat=self.is_quantized))

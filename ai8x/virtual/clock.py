@@ -41,6 +41,10 @@ class Event:
     cancelled: bool = field(compare=False, default=False)
 
 
+class Preempted(Exception):  # noqa: N818 - a signal to the core, not a failure
+    """An interrupt is due before the read that raised this; the read is repeated after its handler."""
+
+
 class VirtualTime:
     """The clock of a board and its event queue.
 
@@ -53,6 +57,8 @@ class VirtualTime:
         self.set_hz(hz)
         self.restarted = False
         """A counter was started or an event was scheduled since the flag was last cleared."""
+        self.interrupt_due: Callable[[], bool] = bool
+        """Tells whether the core would take an exception now; the core sets it."""
         self._events: list[Event] = []
         self._order = 0
         self._polled_fs = 0
@@ -82,12 +88,14 @@ class VirtualTime:
             heapq.heappop(self._events)
         return self._events[0].time_fs if self._events else None
 
-    def run_due(self) -> None:
-        """Carry out every event whose time has come."""
+    def run_due(self) -> bool:
+        """Carry out every event whose time has come; tells whether there was one."""
+        happened = False
         while (time_fs := self.next_event_fs()) is not None and time_fs <= self.now_fs:
             heapq.heappop(self._events).action()
             self._polled_fs = 0
-            self._frozen = True
+            self._frozen = happened = True
+        return happened
 
     def jump(self) -> None:
         """Sleep until the next event and carry it out; nothing happens where there is none."""
@@ -119,6 +127,9 @@ class VirtualTime:
 
         Args:
             limit_fs: do not step past this time, where it lies ahead.
+
+        Raises:
+            Preempted: an event on the way made an exception pending that the core takes at once.
         """
         step = self.access_fs
         if not self._frozen:
@@ -128,7 +139,8 @@ class VirtualTime:
                     step = min(step, limit - self.now_fs)
         self._polled_fs += step
         self.now_fs += step
-        self.run_due()
+        if self.run_due() and self.interrupt_due():
+            raise Preempted
 
 
 class Counter:

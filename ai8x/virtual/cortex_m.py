@@ -3,9 +3,9 @@
 Owns the run loop, exception entry and return, sleeping, and the classification of why execution ended. Knows
 nothing of a particular chip: memories and peripherals are attached from outside. Start at `CortexM.run`.
 
-The emulator knows no interrupts, and a peripheral cannot stop it (the access would be repeated). So the core runs in
-slices; between two slices it carries out due events and takes exceptions. Hooks on single addresses end a slice
-early where firmware could otherwise notice: behind instructions that unmask interrupts, and behind barriers.
+The emulator knows no interrupts. So the core runs in slices; between two slices it carries out due events and takes
+exceptions. A slice ends early where firmware could otherwise notice the delay: behind instructions that unmask
+interrupts, behind barriers, and before a polled read during which an interrupt came.
 
 Source: spec/virtual-boards.md sections 3.2 and 3.5.
 """
@@ -16,6 +16,8 @@ import enum
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from ai8x.errors import HardwareFault, Source, user_error
 from ai8x.virtual.bus import BusDevice
@@ -45,7 +47,8 @@ _THUMB, _ALIGNED = 1 << 24, 1 << 9  # of xPSR
 
 _WFI, _WFE, _SEV, _BRANCH_TO_SELF = 0xBF30, 0xBF20, 0xBF40, 0xE7FE
 _UNMASKING = (0xB661, 0xB662, 0xB663)  # cpsie f, i, if
-_BARRIERS = ((0xF3BF, 0x8F4F), (0xF3BF, 0x8F6F))  # dsb sy, isb sy
+_BARRIER = 0xF3BF
+_BARRIERS = (0x8F4F, 0x8F6F)  # dsb sy, isb sy
 _MSR = 0xF380  # msr special, rn: the low 4 bits are n
 _MSR_MASKS = (0x8810, 0x8811, 0x8812, 0x8813)  # primask, basepri, basepri_max, faultmask
 _PREFETCH_ABORT, _SUPERVISOR_CALL, _BREAKPOINT, _EXCEPTION_EXIT = 3, 2, 7, 8  # the emulator's numbers
@@ -108,6 +111,7 @@ class CortexM:
         self._exited = False
         self._event_register = False
         self._sleeping = False
+        self.time.interrupt_due = self._interrupt_due
         self._load(memories, seed)
         self._add_hooks()
         self.map_device(SYSTEM_BASE, SYSTEM_SIZE, system)
@@ -155,18 +159,18 @@ class CortexM:
 
     def _hook_instructions(self, base: int, code: bytes) -> None:
         """Hooks on instructions that need us; halfwords that only look like one are never executed as such."""
-        halves = memoryview(code[: len(code) & ~1]).cast("H")
-        for i, half in enumerate(halves):
-            address = base + 2 * i
-            following = halves[i + 1] if i + 1 < len(halves) else 0
-            if half == _WFI:
-                self.emulator.hook(address, self._on_wfi)
-            elif half == _SEV:
-                self.emulator.hook(address, self._on_sev)
-            elif half in _UNMASKING:
-                self.emulator.hook(address + 2, self._on_chance)
-            elif (half, following) in _BARRIERS or (half & 0xFFF0 == _MSR and following in _MSR_MASKS):
-                self.emulator.hook(address + 4, self._on_chance)
+        halves = np.frombuffer(code, "<u2", len(code) // 2)
+        following = np.append(halves[1:], np.uint16(0))
+        unmasks = (halves & 0xFFF0 == _MSR) & np.isin(following, _MSR_MASKS)
+        barrier = (halves == _BARRIER) & np.isin(following, _BARRIERS)
+        for found, offset, callback in (
+            (halves == _WFI, 0, self._on_wfi),
+            (halves == _SEV, 0, self._on_sev),
+            (np.isin(halves, _UNMASKING), 2, self._on_chance),
+            (unmasks | barrier, 4, self._on_chance),
+        ):
+            for index in np.flatnonzero(found):
+                self.emulator.hook(base + 2 * int(index) + offset, callback)
 
     def _on_wfi(self, address: int) -> None:
         self.emulator.signals.sleep_at = address
@@ -176,8 +180,11 @@ class CortexM:
 
     def _on_chance(self, _address: int) -> None:
         """A pending exception may be due here: end the slice."""
-        if self.system.waiting and self.system.next_exception(self._masks()) is not None:
+        if self._interrupt_due():
             self.emulator.stop()
+
+    def _interrupt_due(self) -> bool:
+        return self.system.waiting and self.system.next_exception(self._masks()) is not None
 
     def _on_failure(self, address: int) -> None:
         if not self._failure:
@@ -369,7 +376,7 @@ class CortexM:
     def _frame(self, *, extended: bool, aligned: bool) -> bytes:
         """What the core pushes; with the floating-point registers where they are in use."""
         get = self.emulator.get
-        xpsr = get("APSR_NZCVQG") & _FLAGS | get("IPSR") | _THUMB | (_ALIGNED if aligned else 0)
+        xpsr = get("XPSR") & _FLAGS | get("IPSR") | _THUMB | (_ALIGNED if aligned else 0)
         words = [get(name) for name in _FRAME_REGISTERS] + [self.pc, xpsr]
         if extended:
             words += [get(f"S{i}") for i in range(16)] + [get("FPSCR"), 0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ai8x.errors import user_error
 from ai8x.virtual.bus import BusDevice
-from ai8x.virtual.clock import VirtualTime
+from ai8x.virtual.clock import Preempted, VirtualTime
 
 INSTALL_HELP = "pip install 'ai8x[virtual]'"
 """What to do where Unicorn or pyelftools is missing."""
@@ -107,6 +107,9 @@ class Emulator:
             time.now_fs += time.access_fs
             try:
                 return device.read(base + offset, length)
+            except Preempted:  # stopping here undoes the load: it is repeated after the handler
+                self.stop()
+                return device.peek(base + offset, length)
             except Exception as error:  # noqa: BLE001 - must not unwind through C code; the core raises it again
                 self._abort(error)
                 return 0
@@ -145,7 +148,7 @@ class Emulator:
         return None
 
     def stop(self) -> None:
-        """End the slice; only from a hook, never from a peripheral, whose access would be repeated."""
+        """End the slice; from a hook, or from a read that may be repeated, never from a write."""
         self._uc.emu_stop()
 
     def get(self, name: str) -> int:

@@ -18,7 +18,8 @@ def test_line_layout_follows_width(width: int, shared: int, lines: int, pitch: i
     assert device.channel_pitch(width) == pitch
 
 
-@pytest.mark.parametrize(("shape", "lines"), [((3, 224, 224), 2688), ((1, 4, 4), 4), ((5, 7, 16), 14), ((3, 8, 20), 16)])
+@pytest.mark.parametrize(("shape", "lines"), [
+    ((3, 224, 224), 2688), ((1, 4, 4), 4), ((5, 7, 16), 14), ((3, 8, 20), 16)])
 def test_map_lines(shape: tuple[int, int, int], lines: int) -> None:
     assert device.map_lines(*shape) == lines
 

@@ -170,7 +170,8 @@ def small_model() -> KModel:
     dense = FullyConnected(input=208, output=224, input_channels=4, output_channels=4, act=1,
                            weights=np.ones((4, 4), np.float32), bias=np.zeros(4, np.float32))
     return KModel(layers=(
-        first, add, QuantizedConcat(output=192, ranges=(MemoryRange(address=64, size=2), MemoryRange(address=70, size=2))),
+        first, add,
+        QuantizedConcat(output=192, ranges=(MemoryRange(address=64, size=2), MemoryRange(address=70, size=2))),
         K210Upload(input=64, kpu_line=100, width=4, height=4, channels=4),
         K210AddPadding(input=192, kpu_line=100, channels=4), last, K210RemovePadding(input=128, output=200, channels=4),
         Dequantize(input=200, output=208, count=4, scale=0.5, bias=1.0), dense,
@@ -194,8 +195,8 @@ def test_damaged_bytes_raise_only_the_two_exceptions(damage: list[tuple[int, int
         assert str(error)
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\3\0\0\0", b"\0\0\0\3", b"LDMK\4\0\0\0", b"LDMK\5\0\0\0\x20\0\0\0",
-                                                b"PK\3\4"]))
+@given(st.binary(max_size=200), st.sampled_from([
+    b"", b"\3\0\0\0", b"\0\0\0\3", b"LDMK\4\0\0\0", b"LDMK\5\0\0\0\x20\0\0\0", b"PK\3\4"]))
 def test_junk_is_described_or_refused(rest: bytes, start: bytes) -> None:
     try:
         assert describe(start + rest).text()

@@ -68,7 +68,8 @@ def test_golden_vector_1(layer: K210Conv, digest: str) -> None:
 
 
 def golden_2(pool: int) -> K210Conv:
-    act = table([(MIN, 0, 0, 0), (-1000, 3, 4, 2), (-400, 1, 3, 114), (0, 1, 4, 164), (400, 1, 5, 189), (2000, 0, 0, 239)])
+    act = table([(MIN, 0, 0, 0), (-1000, 3, 4, 2), (-400, 1, 3, 114), (0, 1, 4, 164), (400, 1, 5, 189),
+                 (2000, 0, 0, 239)])
     weights = (112 + pattern_weights(4, 3, 3) % 16).astype(np.uint8)
     return conv(weights, Shape(height=8, width=20, source=10, pool=pool), act=act,
                 norm=norm([300, -501, 1234, 777], [9, 11, 11, 11], [-37, 20, 1, -7]), pad_value=77,
@@ -101,8 +102,8 @@ def test_variants_change_as_many_bytes_of_golden_vector_2_as_recorded() -> None:
 
 def test_golden_vector_3_depthwise() -> None:
     act = table([(MIN, 0, 0, 0), (0, 1, 9, 0), (127 << 9, 0, 0, 127)])
-    layer = conv(pattern_weights(3, 1, 3), Shape(height=4, width=40, depthwise=True), act=act, pad_value=128, arg_x=-128,
-                 norm=norm([2] * 3, [0] * 3, [11, -11, 15]), arg_w=-128, arg_add=9 * 128 * 128)
+    layer = conv(pattern_weights(3, 1, 3), Shape(height=4, width=40, depthwise=True), act=act, pad_value=128,
+                 norm=norm([2] * 3, [0] * 3, [11, -11, 15]), arg_x=-128, arg_w=-128, arg_add=9 * 128 * 128)
     data = write_kmodel(single(layer))
     assert sha256(data) == "436e821d61ceb2012f4a0c44e3c7953731043315cbb670f609258a41d0780cb9"
     output = run_kmodel(data, pattern_image(3, 4, 40)).outputs[0]
@@ -171,7 +172,8 @@ def test_batch_norm_shift_is_a_floor() -> None:
 
 @pytest.mark.parametrize(("arg_shift", "expected"), [(ArgShift.CHANNEL, 84), (ArgShift.TOTAL, 85)])
 def test_zero_point_shift_acts_on_each_input_channel(arg_shift: ArgShift, expected: int) -> None:
-    layer = conv(np.zeros((1, 2, 1, 1), np.uint8), Shape(height=4, width=4), arg_x=-3, shr_x=1, norm=norm([1], [0], [100]))
+    layer = conv(np.zeros((1, 2, 1, 1), np.uint8), Shape(height=4, width=4), arg_x=-3, shr_x=1,
+                 norm=norm([1], [0], [100]))
     assert first_output(layer, np.full((2, 4, 4), 5, np.uint8), KpuOptions(arg_shift=arg_shift)) == expected
 
 
@@ -203,7 +205,8 @@ def naive_sum(layer: K210Conv, image: np.ndarray, place: tuple[int, int, int], o
         for dy, dx in itertools.product(range(kernel), repeat=2):
             y, x = row + dy - kernel // 2, column + dx - kernel // 2
             inside = 0 <= y < image.shape[1] and 0 <= x < image.shape[2]
-            window.append((int(layer.weights[channel, number, dy, dx]), int(image[i, y, x]) if inside else f["pad_value"]))
+            pixel = int(image[i, y, x]) if inside else f["pad_value"]
+            window.append((int(layer.weights[channel, number, dy, dx]), pixel))
         products.append(sum(w * x for w, x in window))
         sum_x.append(sum(x for _, x in window))
         sum_w.append(sum(w for w, _ in window))
@@ -252,8 +255,9 @@ def random_layers(draw: st.DrawFn) -> tuple[K210Conv, np.ndarray, KpuOptions]:
     inputs = outputs if depthwise else inputs
     weights = rng.integers(0, 256, (outputs, 1 if depthwise else inputs, kernel, kernel), np.uint8)
     starts = [MIN, *sorted(rng.integers(-100_000, 100_000, 4).tolist())]
-    act = table([(start, int(rng.integers(-300, 300)) if index else 0, int(rng.integers(0, 20)), int(rng.integers(0, 256)))
-                 for index, start in enumerate(starts)])
+    slopes = [0, *rng.integers(-300, 300, 4).tolist()]
+    shifts, biases = rng.integers(0, 20, 5).tolist(), rng.integers(0, 256, 5).tolist()
+    act = table(list(zip(starts, slopes, shifts, biases, strict=True)))
     fields = {"arg_x": draw(SIGNED_24), "shr_x": draw(st.integers(0, 15)), "arg_w": draw(SIGNED_24),
               "shr_w": draw(st.integers(0, 15)), "arg_add": draw(SIGNED_24), "pad_value": draw(st.integers(0, 255))}
     layer = conv(weights, Shape(height=height, width=width, pool=pool, depthwise=depthwise), act=act, **fields,
@@ -447,7 +451,8 @@ def test_weight_load_larger_than_the_buffer_is_refused() -> None:
     shape = Shape(height=4, width=4)
     with pytest.raises(HardwareFault, match="82944 of 73728 bytes"):
         run_on(Kpu(), conv(weights, shape))
-    assert run_on(Kpu(track_undefined=False), conv(weights, shape, o_ch_num_coef=7, load_time=1, para_size=73728)) is None
+    split = conv(weights, shape, o_ch_num_coef=7, load_time=1, para_size=73728)
+    assert run_on(Kpu(track_undefined=False), split) is None
 
 
 def test_map_too_large_for_the_fifo_is_refused_only_when_it_leaves_through_it() -> None:

@@ -14,6 +14,7 @@ from ai8x.max7800x.placement import DataFormat, LayerPlacement, Placement, Place
 from ai8x.max7800x.program import Program
 from ai8x.network.build import build_network
 from ai8x.network.ir import Activation, ConvSpec, Eltwise, Layer, Network, Op, Pool, PoolSpec, TensorShape
+from ai8x.network.reference import run_network
 from ai8x.network.weights import parameters_from_state
 from ai8x.network.yaml_file import read_network_file
 
@@ -149,34 +150,42 @@ def small(*, fifo: bool = False, wide: bool = True) -> tuple[Network, Placement]
     """Two layers in quadrant 0: convolution, then flattening Linear with ten outputs."""
     network = network_of(
         conv(0, (3, 8, 8), 6, bias=np.array([3, -1, 0, 7, -128, 127])),
-        linear(1, (6, 4, 4), 10, operand_shape=TensorShape(6, 8, 8), pool=MAX_2X2, output_bits=32 if wide else 8),
+        linear(1, (6, 8, 8), 10, output_bits=32 if wide else 8, output_shift=0 if wide else -8),
         name="small",
     )
     return network, Placement(layers=(place(0x7, 0x3F, 0x4000), place(0x3F, 0x3FF, 0, 0x4000)), fifo=fifo)
 
 
 def residual() -> tuple[Network, Placement]:
-    """Two interleaved operands in quadrant 3, added; four quadrants in use."""
-    add = {"eltwise": Eltwise.ADD, "inputs": (0, 1)}
+    """A copy and a convolution of the same data, interleaved in quadrant 3, added; four quadrants in use."""
+    add = {"eltwise": Eltwise.ADD, "inputs": (1, 2)}
     network = network_of(
-        conv(0, (8, 6, 6), 8),
+        conv(0, (8, 6, 6), 8, output_shift=-3),
         passthrough(1, (8, 6, 6)),
-        conv(2, (8, 6, 6), 70, **add),
-        conv(3, (70, 6, 6), 5, kernel=1, pad=0),
+        conv(2, (8, 6, 6), 8, inputs=(0,), output_shift=-4),
+        conv(3, (8, 6, 6), 70, output_shift=-5, **add),
+        conv(4, (70, 6, 6), 5, kernel=1, pad=0, output_shift=-4),
         name="residual",
-        outputs=(1, 3),
+        outputs=(1, 4),
     )
     high = 0xFF << 56
     both_passes = (1 << 36) - 1
     placement = Placement(
         layers=(
-            place(0xFF, high, 0x4000, write_gap=1),
-            place(high, high, 0x4004, 0x4000, write_gap=1),
-            place(high, both_passes, 0, 0x4000),
+            place(0xFF, high, 0x4000),
+            place(high, high, 0x100, 0x4000, write_gap=1),
+            place(high, high, 0x104, 0x4000, write_gap=1),
+            place(high, both_passes, 0, 0x100),
             place(both_passes, 0x1F, 0x6000),
         )
     )
     return network, placement
+
+
+def real_program(network: Network, placement: Placement, options: LowerOptions = DEFAULT) -> Program:
+    """The program for a random sample and the answer that the reference gives."""
+    sample, _ = random_tensors(network)
+    return lower_network(network, plan_of(network, placement), sample, run_network(network, sample), options)
 
 
 def read_case(folder: Path) -> tuple[Network, LoweringPlan, np.ndarray, Mapping[int, np.ndarray]]:

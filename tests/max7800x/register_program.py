@@ -13,9 +13,13 @@ from ai8x.max7800x.simulator import Accelerator
 
 REGISTERS = 0x50100000
 QUADRANT = 0x400000
-OFFSETS = {name: 0x10 + 0x80 * r for r, name in enumerate(
-    "RCNT CCNT ONED PRCNT PCCNT STRIDE WPTR_BASE WPTR_TOFF WPTR_MOFF WPTR_CHOFF RPTR_BASE LCTRL0 MCNT TPTR EN POST STRM0 "
-    "STRM1 FBUF IFRM LCTRL1".split())}
+POINTERS = ("WPTR_BASE", "WPTR_TOFF", "WPTR_MOFF", "WPTR_CHOFF", "RPTR_BASE")
+NAMES = (
+    *("RCNT", "CCNT", "ONED", "PRCNT", "PCCNT", "STRIDE"),
+    *POINTERS,
+    *("LCTRL0", "MCNT", "TPTR", "EN", "POST", "STRM0", "STRM1", "FBUF", "IFRM", "LCTRL1"),
+)
+OFFSETS = {name: 0x10 + 0x80 * r for r, name in enumerate(NAMES)}
 IDLE, ARMED, START = 0x00100808, 0x00100809, 0x00100009
 EXPRESS = 1 << 20
 
@@ -37,7 +41,9 @@ def load_data(accelerator: Accelerator, processors: Sequence[int], words: int, v
     """`values` int8 (word, processor) from word `words` on; bytes of a word that no processor owns are 0."""
     for instance in sorted({p // 4 for p in processors}):
         for number, row in enumerate(values.astype(np.int64).tolist()):
-            word = sum((value & 0xFF) << 8 * (p % 4) for p, value in zip(processors, row, strict=True) if p // 4 == instance)
+            word = sum(
+                (value & 0xFF) << 8 * (p % 4) for p, value in zip(processors, row, strict=True) if p // 4 == instance
+            )
             accelerator.write(data_address(4 * instance, words + number), 4, word)
 
 
@@ -52,10 +58,12 @@ def kernel_bytes(masks: np.ndarray, bits: int) -> bytes:
     return bytes(stream)
 
 
-def load_masks(accelerator: Accelerator, processor: int, word: int, masks: np.ndarray, bits: int, express: bool = True) -> None:
+def load_masks(
+    accelerator: Accelerator, processor: int, word: int, masks: np.ndarray, bits: int, express: bool = True
+) -> None:
     stream = kernel_bytes(masks, bits)
     stream += bytes(-len(stream) % 9)
-    words = [stream[i:i + 9][::-1] for i in range(0, len(stream), 9)]
+    words = [stream[i : i + 9][::-1] for i in range(0, len(stream), 9)]
     quadrant, local = divmod(processor, 16)
     base = 0x50180000 + quadrant * QUADRANT + local * 0x4000
     if express:
@@ -63,7 +71,7 @@ def load_masks(accelerator: Accelerator, processor: int, word: int, masks: np.nd
         packed += bytes(-len(packed) % 4)
         accelerator.write(base + 4 * word + 1, 1, 1)
         for i in range(0, len(packed), 4):
-            accelerator.write(base + 4 * word + i, 4, int.from_bytes(packed[i:i + 4], "big"))
+            accelerator.write(base + 4 * word + i, 4, int.from_bytes(packed[i : i + 4], "big"))
         return
     for number, k in enumerate(words):
         for i, part in enumerate((k[:1], k[1:5], k[5:], b"\0")):
@@ -99,26 +107,40 @@ class ConvLayer:
         return self.weights.shape[2] * self.weights.shape[3]
 
     def fields(self) -> dict[str, dict[str, int]]:
-        outs, _, kh, kw = self.weights.shape
-        ins = self.weights.shape[1]
+        outs, ins, _, kw = self.weights.shape
         first_byte = 9 * self.mask_word
         start = 8 * (first_byte // self.taps)
         pooled = (self.width + self.stride - self.pool[1]) // self.stride
         fields = {
             "RCNT": {"max": self.height - 1 + 2 * self.pad, "pad": self.pad},
             "CCNT": {"max": self.width - 1 + 2 * self.pad, "pad": self.pad},
-            "PRCNT": {"value": self.pool[0] - 1}, "PCCNT": {"value": self.pool[1] - 1}, "STRIDE": {"value": self.stride - 1},
-            "WPTR_BASE": {"value": self.write_word}, "WPTR_MOFF": {"value": 8192}, "RPTR_BASE": {"value": self.read_word},
+            "PRCNT": {"value": self.pool[0] - 1},
+            "PCCNT": {"value": self.pool[1] - 1},
+            "STRIDE": {"value": self.stride - 1},
+            "WPTR_BASE": {"value": self.write_word},
+            "WPTR_MOFF": {"value": 8192},
+            "RPTR_BASE": {"value": self.read_word},
             "WPTR_TOFF": {"value": int(self.taps == 1)},
-            "LCTRL0": {"master": 1, "pool_en": int(self.pool != (1, 1)), "maxpl_en": int(not self.average),
-                       "act_en": int(self.activation == "relu"), "sramlsrc": 1, "bigdwrt": int(self.wide)},
+            "LCTRL0": {
+                "master": 1,
+                "pool_en": int(self.pool != (1, 1)),
+                "maxpl_en": int(not self.average),
+                "act_en": int(self.activation == "relu"),
+                "sramlsrc": 1,
+                "bigdwrt": int(self.wide),
+            },
             "LCTRL1": {"xpch_max": (outs - 1) * self.bits},
             "MCNT": {"sad": start, "max": start + (outs - 1) * self.bits},
             "ONED": {"oned_sad": first_byte % self.taps, "oned_width": int(self.taps == 1)},
             "TPTR": {"max": max(0, pooled + 2 * self.pad - kw) if self.taps > 1 else 0},
             "EN": {"pro_en": (1 << ins) - 1, "mask_en": (1 << ins) - 1},
-            "POST": {"scale_reg": abs(self.shift), "scale_shft": int(self.shift < 0), "bptr_en": int(self.bias is not None),
-                     "mask_size": {8: 0, 1: 1, 2: 2, 4: 3}[self.bits], "out_abs": int(self.activation == "abs")},
+            "POST": {
+                "scale_reg": abs(self.shift),
+                "scale_shft": int(self.shift < 0),
+                "bptr_en": int(self.bias is not None),
+                "mask_size": {8: 0, 1: 1, 2: 2, 4: 3}[self.bits],
+                "out_abs": int(self.activation == "abs"),
+            },
         }
         for name, changed in self.registers.items():
             fields[name] = {**fields.get(name, {}), **changed}
@@ -131,7 +153,9 @@ class ConvLayer:
     def load_weights(self, accelerator: Accelerator, express: bool = True) -> None:
         outs, ins = self.weights.shape[:2]
         for channel in range(ins):
-            load_masks(accelerator, channel, self.mask_word, self.weights[:, channel].reshape(outs, -1), self.bits, express)
+            load_masks(
+                accelerator, channel, self.mask_word, self.weights[:, channel].reshape(outs, -1), self.bits, express
+            )
         for entry, value in enumerate([] if self.bias is None else self.bias.tolist()):
             accelerator.write(0x50108000 + 4 * entry, 4, value & 0xFF)
 
@@ -151,7 +175,9 @@ def signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
-def initialise(accelerator: Accelerator, layers: int = 1, quadrants: Iterable[int] = (0,), control: int = EXPRESS | 8) -> None:
+def initialise(
+    accelerator: Accelerator, layers: int = 1, quadrants: Iterable[int] = (0,), control: int = EXPRESS | 8
+) -> None:
     for quadrant in quadrants:
         accelerator.write(REGISTERS + quadrant * QUADRANT, 4, control)
         accelerator.write(REGISTERS + quadrant * QUADRANT + 4, 4, 0x40E)
@@ -184,29 +210,37 @@ def naive_convolution(image: np.ndarray, layer: ConvLayer) -> np.ndarray:
     height, width = padded.shape[1] - kh + 1, padded.shape[2] - kw + 1
     result = np.zeros((outs, height, width), dtype=np.int64)
     for out, row, column in np.ndindex(*result.shape):
-        total = int((padded[:, row:row + kh, column:column + kw] * layer.weights[out]).sum())
+        total = int((padded[:, row : row + kh, column : column + kw] * layer.weights[out]).sum())
         total += 128 * (0 if layer.bias is None else int(layer.bias[out]))
         result[out, row, column] = total if layer.wide else naive_output(total, layer.shift, layer.activation)
     return result
 
 
 def naive_output(total: int, shift: int, activation: str) -> int:
-    scaled = (total * 2 ** (shift + 16) * 2 + 2 ** 23) // 2 ** 24
+    scaled = (total * 2 ** (shift + 16) * 2 + 2**23) // 2**24
     value = min(max(scaled, -128), 127)
     if activation == "abs":
         return min(abs(value), 127)
     return max(value, 0) if activation == "relu" else value
 
 
-def naive_pool(image: np.ndarray, window: tuple[int, int], stride: int, average: bool, rounding: bool = False) -> np.ndarray:
+def naive_pool(
+    image: np.ndarray, window: tuple[int, int], stride: int, average: bool, rounding: bool = False
+) -> np.ndarray:
     """Pooling by plain loops, on the last two axes."""
     height = (image.shape[-2] + stride - window[0]) // stride
     width = (image.shape[-1] + stride - window[1]) // stride
     result = np.zeros((*image.shape[:-2], height, width), dtype=np.int64)
     for place in np.ndindex(*result.shape):
         *lead, row, column = place
-        part = image[(*lead, slice(row * stride, row * stride + window[0]), slice(column * stride, column * stride + window[1]))]
+        part = image[
+            (*lead, slice(row * stride, row * stride + window[0]), slice(column * stride, column * stride + window[1]))
+        ]
         total, count = int(part.sum()), part.size
         magnitude = (2 * abs(total) + count) // (2 * count) if rounding else abs(total) // count
         result[place] = (magnitude if total >= 0 else -magnitude) if average else int(part.max())
     return result
+
+
+def random_array(rng: np.random.Generator, low: int, high: int, *shape: int) -> np.ndarray:
+    return rng.integers(low, high, size=shape, endpoint=True)

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +25,22 @@ from ai8x.max7800x.codegen import (
 from ai8x.max7800x.lower import LowerOptions
 from ai8x.max7800x.placement import Placement
 from ai8x.max7800x.program import Program
+from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.ir import Network
+from ai8x.network.reference import run_network
 
-from .lowering_examples import conv, linear, mnist, network_of, place, program_of, residual, small
+from .lowering_examples import (
+    conv,
+    linear,
+    mnist,
+    network_of,
+    place,
+    program_of,
+    random_tensors,
+    real_program,
+    residual,
+    small,
+)
 
 HOST_COMPILER = shutil.which("cc")
 EXAMPLES = {
@@ -230,7 +245,8 @@ def test_project_holds_sources_make_files_and_board_support_and_keeps_others(tmp
     network, placement = small()
     (tmp_path / "notes.txt").write_text("mine")
     written = {
-        path.relative_to(tmp_path).as_posix() for path in write_project(program_of(network, placement), network, tmp_path)
+        path.relative_to(tmp_path).as_posix()
+        for path in write_project(program_of(network, placement), network, tmp_path)
     }
     assert {*SOURCE_FILES, "Makefile", "project.mk", "standalone/mxc.h", "standalone/startup.c"} <= written
     assert {name.split("/")[0] for name in written - {*SOURCE_FILES, "Makefile", "project.mk"}} == {"standalone"}
@@ -273,6 +289,74 @@ def test_every_variant_compiles_without_a_warning(tmp_path: Path, example: str, 
         "-Werror",
     ]
     subprocess.run([HOST_COMPILER, *flags, "cnn.c", "main.c", "softmax.c"], cwd=tmp_path, check=True)
+
+
+def run_on_virtual_board(folder: Path, program: Program, network: Network, options: CodegenOptions) -> tuple[Any, list]:
+    """Build with the cross compiler, every warning an error, and run; result and writes to the accelerator."""
+    virtual = pytest.importorskip("ai8x.virtual.max78000")
+    pytest.importorskip("unicorn")
+    if shutil.which("arm-none-eabi-gcc") is None or shutil.which("make") is None:
+        pytest.skip("no cross compiler on this machine")
+    write_project(program, network, folder, options)
+    warnings = "WARNINGS=-Wall -Wextra -Wconversion -Wshadow -Wpedantic -Wmissing-prototypes -Wcast-align -Werror"
+    subprocess.run(["make", "-s", warnings], cwd=folder, check=True, capture_output=True)
+    writes: list[tuple[int, int, int]] = []
+    result = virtual.run_firmware(
+        next(folder.glob("build/*.elf")),
+        Accelerator(seed=5, powered=False, fifo_depth=8),
+        lambda: 50_000,
+        on_bus_write=lambda *write: writes.append(write),
+    )
+    return result, writes
+
+
+@pytest.mark.parametrize(
+    ("example", "options"),
+    [
+        ("small", OPTIONS["default"]),
+        ("fifo", OPTIONS["spin"]),
+        ("narrow", OPTIONS["statements"]),
+        ("residual", OPTIONS["boost"]),
+    ],
+)
+def test_compiled_firmware_makes_exactly_the_writes_of_the_program(
+    tmp_path: Path, example: str, options: CodegenOptions
+):
+    network, placement = EXAMPLES[example]()
+    program = real_program(network, placement)
+    result, writes = run_on_virtual_board(tmp_path, program, network, options)
+    assert result.passed, result.console
+    assert writes == list(program.bus_writes())
+
+
+def test_firmware_prints_time_and_class_table(tmp_path: Path):
+    network, placement = small()
+    network = replace(network, labels=tuple("abcdefghij"))
+    sample, _ = random_tensors(network)
+    logits = [int(value) for value in run_network(network, sample)[1].reshape(-1)]
+    result, _ = run_on_virtual_board(tmp_path, real_program(network, placement), network, DEFAULT)
+    rows = re.findall(r"\[ *(-?\d+)\] -> Class (\d) \((\w)\): (\d+)\.(\d)%", result.console)
+    shares = [(1000 * share + 0x4000) >> 15 for share in softmax_model(logits)]
+    assert [(int(v), int(c), n, 10 * int(w) + int(t)) for v, c, n, w, t in rows] == [
+        (logit, number, "abcdefghij"[number], share)
+        for number, (logit, share) in enumerate(zip(logits, shares, strict=True))
+    ]
+    assert re.search(r"Inference time: 10\d\d us", result.console)
+
+
+def test_firmware_names_the_first_difference_and_fails(tmp_path: Path):
+    network, placement = small()
+    program = real_program(network, placement)
+    first = program.expected[0]
+    wrong = first.values.copy()
+    wrong[2] ^= 0x10
+    program = replace(program, expected=(replace(first, values=wrong), *program.expected[1:]))
+    result, _ = run_on_virtual_board(tmp_path, program, network, DEFAULT)
+    assert not result.passed
+    assert f"0x{first.address + 8:08x}" in result.console
+    assert f"expected 0x{wrong[2]:08x}, read 0x{first.values[2]:08x}" in result.console
+    assert "FAIL" in result.console
+    assert "PASS" not in result.console
 
 
 def softmax_model(values: list[int], shift: int = 0) -> list[int]:

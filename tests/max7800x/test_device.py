@@ -38,32 +38,60 @@ def test_reserved_bits_are_refused(register: Register) -> None:
         register.decode(reserved & -reserved)
 
 
-@pytest.mark.parametrize(("name", "offset"), [
-    ("CTRL", 0x000), ("SRAM", 0x004), ("LCNT_MAX", 0x008), ("TEST", 0x00C), ("RCNT", 0x010), ("CCNT", 0x090), ("ONED", 0x110),
-    ("PRCNT", 0x190), ("PCCNT", 0x210), ("STRIDE", 0x290), ("WPTR_BASE", 0x310), ("WPTR_TOFF", 0x390), ("WPTR_MOFF", 0x410),
-    ("WPTR_CHOFF", 0x490), ("RPTR_BASE", 0x510), ("LCTRL0", 0x590), ("MCNT", 0x610), ("TPTR", 0x690), ("EN", 0x710),
-    ("POST", 0x790), ("STRM0", 0x810), ("STRM1", 0x890), ("FBUF", 0x910), ("IFRM", 0x990), ("LCTRL1", 0xA10), ("MLAT", 0x1000),
-])
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [
+        ("CTRL", 0x000),
+        ("SRAM", 0x004),
+        ("LCNT_MAX", 0x008),
+        ("TEST", 0x00C),
+        ("RCNT", 0x010),
+        ("CCNT", 0x090),
+        ("ONED", 0x110),
+        ("PRCNT", 0x190),
+        ("PCCNT", 0x210),
+        ("STRIDE", 0x290),
+        ("WPTR_BASE", 0x310),
+        ("WPTR_TOFF", 0x390),
+        ("WPTR_MOFF", 0x410),
+        ("WPTR_CHOFF", 0x490),
+        ("RPTR_BASE", 0x510),
+        ("LCTRL0", 0x590),
+        ("MCNT", 0x610),
+        ("TPTR", 0x690),
+        ("EN", 0x710),
+        ("POST", 0x790),
+        ("STRM0", 0x810),
+        ("STRM1", 0x890),
+        ("FBUF", 0x910),
+        ("IFRM", 0x990),
+        ("LCTRL1", 0xA10),
+        ("MLAT", 0x1000),
+    ],
+)
 def test_register_offsets_are_those_of_section_2(name: str, offset: int) -> None:
     assert MAX78000.quadrant.register(name).offset == offset
 
 
-@pytest.mark.parametrize(("name", "fields", "word"), [
-    ("SRAM", {"rmargin_en": 1, "rmargin": 3, "wneg_en": 1}, 0x40E),
-    ("CTRL", {"clk_en": 1, "ext_sync": 4, "mexpress": 1}, 0x00100808),
-    ("CTRL", {"clk_en": 1, "ext_sync": 4, "mexpress": 1, "cnn_en": 1}, 0x00100809),
-    ("CTRL", {"clk_en": 1, "mexpress": 1, "cnn_en": 1}, 0x00100009),
-    ("RCNT", {"max": 31, "pad": 2}, 0x0002001F),
-    ("LCTRL0", {"master": 1, "pool_en": 1, "maxpl_en": 1, "act_en": 1, "sramlsrc": 1, "cnnsi_en": 14}, 0xEBA0),
-    ("LCTRL0", {"master": 1, "maxpl_en": 1, "sramlsrc": 1, "bigdwrt": 1}, 0x10920),
-    ("LCTRL1", {"xpch_max": 59 * 8 + 0, "inpchexp": 0}, 0x1D800),
-    ("LCTRL1", {"xpch_max": 9 * 8, "inpchexp": 15}, 0x480F),
-    ("MCNT", {"sad": 0x2400, "max": 0x28F8}, 0x240028F8),
-    ("POST", {"scale_reg": 2, "scale_shft": 1}, 0x24000),
-    ("POST", {"bptr_en": 1}, 0x1000),
-    ("EN", {"pro_en": 0xFFF0, "mask_en": 0xFFF0}, 0xFFF0FFF0),
-    ("ONED", {"oned_width": 1}, 0x100),
-])
+@pytest.mark.parametrize(
+    ("name", "fields", "word"),
+    [
+        ("SRAM", {"rmargin_en": 1, "rmargin": 3, "wneg_en": 1}, 0x40E),
+        ("CTRL", {"clk_en": 1, "ext_sync": 4, "mexpress": 1}, 0x00100808),
+        ("CTRL", {"clk_en": 1, "ext_sync": 4, "mexpress": 1, "cnn_en": 1}, 0x00100809),
+        ("CTRL", {"clk_en": 1, "mexpress": 1, "cnn_en": 1}, 0x00100009),
+        ("RCNT", {"max": 31, "pad": 2}, 0x0002001F),
+        ("LCTRL0", {"master": 1, "pool_en": 1, "maxpl_en": 1, "act_en": 1, "sramlsrc": 1, "cnnsi_en": 14}, 0xEBA0),
+        ("LCTRL0", {"master": 1, "maxpl_en": 1, "sramlsrc": 1, "bigdwrt": 1}, 0x10920),
+        ("LCTRL1", {"xpch_max": 59 * 8 + 0, "inpchexp": 0}, 0x1D800),
+        ("LCTRL1", {"xpch_max": 9 * 8, "inpchexp": 15}, 0x480F),
+        ("MCNT", {"sad": 0x2400, "max": 0x28F8}, 0x240028F8),
+        ("POST", {"scale_reg": 2, "scale_shft": 1}, 0x24000),
+        ("POST", {"bptr_en": 1}, 0x1000),
+        ("EN", {"pro_en": 0xFFF0, "mask_en": 0xFFF0}, 0xFFF0FFF0),
+        ("ONED", {"oned_width": 1}, 0x100),
+    ],
+)
 def test_encodings_are_the_printed_words_of_sections_2_1_and_2_5(name: str, fields: dict[str, int], word: int) -> None:
     assert MAX78000.quadrant.register(name).encode(**fields) == word
 
@@ -97,8 +125,18 @@ def test_every_spelling_finds_the_chip(name: str) -> None:
     assert get_device(name) is MAX78000
 
 
-@pytest.mark.parametrize(("name", "code"), [("MAX78002", "E0302"), ("87", "E0302"), ("ai87", "E0302"), ("78001", "E0301"),
-                                            ("", "E0301"), ("maxk210", "E0301"), ("MAX", "E0301")])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("MAX78002", "E0302"),
+        ("87", "E0302"),
+        ("ai87", "E0302"),
+        ("78001", "E0301"),
+        ("", "E0301"),
+        ("maxk210", "E0301"),
+        ("MAX", "E0301"),
+    ],
+)
 def test_other_names_are_refused_with_a_code(name: str, code: str) -> None:
     with pytest.raises(UserError) as caught:
         get_device(name)

@@ -1,15 +1,19 @@
 """From placed layers to register words, memory images and the known answer."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from ai8x.errors import UserError
+from ai8x.errors import HardwareFault, Source, UserError
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.lower import ClockSource, LowerOptions, lower_network
-from ai8x.max7800x.lower_data import OutputRegion
+from ai8x.max7800x.lower_data import OutputRegion, unload_regions
 from ai8x.max7800x.placement import DataFormat, LayerPlacement, Placement
 from ai8x.max7800x.program import Program
+from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.ir import Activation, ConvSpec, Op, TensorShape
+from ai8x.network.yaml_file import UnloadItem
 
 from .lowering_examples import (
     CASES,
@@ -23,6 +27,7 @@ from .lowering_examples import (
     program_of,
     random_tensors,
     read_case,
+    real_program,
     residual,
     small,
 )
@@ -249,8 +254,8 @@ def test_fast_fifo_is_refused():
 
 def test_pass_layer_points_at_instance_zero_where_a_quadrant_holds_no_output():
     program = program_of(*residual())
-    assert register_values(program, 1, 0)["WPTR_BASE"] == 0x1001
-    assert register_values(program, 1, 3)["WPTR_BASE"] == 14 << 13 | 0x1001
+    assert register_values(program, 1, 0)["WPTR_BASE"] == 0x40
+    assert register_values(program, 1, 3)["WPTR_BASE"] == 14 << 13 | 0x40
 
 
 def test_channel_major_input_puts_four_pixels_of_one_channel_in_a_word():
@@ -334,7 +339,7 @@ def test_known_answer_is_sorted_by_mask_then_address_and_merges_runs():
 
 def test_outputs_lie_one_after_the_other_in_the_buffer():
     program = program_of(*residual())
-    assert [(item.layer, item.offset, item.size_bytes) for item in program.unload] == [(1, 0, 288), (3, 288, 180)]
+    assert [(item.layer, item.offset, item.size_bytes) for item in program.unload] == [(1, 0, 288), (4, 288, 180)]
     assert program.output_bytes == 468
 
 
@@ -343,6 +348,34 @@ def test_unload_items_of_the_file_replace_the_outputs():
     program = program_of(*small(), LowerOptions(unload=(region,)))
     assert [(item.name, item.num_values) for item in program.unload] == [("unload0", 12)]
     assert program.unload[0].groups[0].address == 0x50408100
+
+
+def unload_entry(**changes: Any) -> UnloadItem:
+    fields = {
+        "processors": 0x30,
+        "channels": 2,
+        "dim": (2, 3),
+        "offset": 0x100,
+        "source": Source(file="net.yaml", line=3),
+    }
+    return UnloadItem(**{**fields, **changes})
+
+
+def test_unload_entries_of_the_file_keep_their_width_and_gap():
+    first, second = unload_regions([unload_entry(width=32, write_gap=1), unload_entry(dim=(7,))], MAX78000)
+    assert (first.bits, first.pixel_words, first.num_pixels, first.offset) == (32, 8, 6, 0x100)
+    assert (second.bits, second.pixel_words, second.num_pixels, second.name) == (8, 1, 7, "unload1")
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [("E0394", {"processors": 0}), ("E0490", {"offset": 0x7FEC}), ("E0490", {"offset": 0x102})],
+)
+def test_impossible_unload_entry_is_refused(code: str, changes: dict[str, int]):
+    unload_regions([unload_entry(offset=0x7FE8)], MAX78000)
+    with pytest.raises(UserError) as failure:
+        unload_regions([unload_entry(**changes)], MAX78000)
+    assert [diagnostic.code for diagnostic in failure.value.diagnostics] == [code]
 
 
 def test_plain_loading_clears_the_express_bit():
@@ -382,6 +415,27 @@ def test_pooling_pass_layer_has_no_masks():
         "POST": 0x3000000,
         "EN": 0xF,
     }
+
+
+@pytest.mark.parametrize("example", [*EXAMPLES, "plain"])
+def test_accelerator_powered_and_programmed_by_it_computes_the_reference(example: str):
+    network, placement = EXAMPLES.get(example, small)()
+    program = real_program(network, placement, LowerOptions(express=example != "plain"))
+    accelerator = Accelerator(seed=3, powered=False)
+    for power in program.enable:
+        accelerator.power(power.address, power.value)
+    for write in program.bus_writes(acknowledge=False):
+        accelerator.write(*write)
+    accelerator.complete()
+    for write in program.acknowledge:
+        accelerator.write(*write.bus_write)
+    for block in program.expected:
+        for position, value in enumerate(block.values.tolist()):
+            assert accelerator.read(block.address + 4 * position, 4) & block.mask == value
+    for power in program.disable:
+        accelerator.power(power.address, power.value)
+    with pytest.raises(HardwareFault):
+        accelerator.read(program.expected[0].address, 4)
 
 
 @needs_cases

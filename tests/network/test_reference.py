@@ -121,6 +121,7 @@ def test_combination_saturates_once_at_the_end():
 
 @pytest.mark.parametrize(("magnitude", "inputs", "expected"), [
     (127, 1032, np.float32), (127, 1033, np.float64), (128, 1024, np.float64), (0, 4000, np.float32),
+    (2**46 - 1, 1, np.float64), (2**46, 1, np.int64),
 ])
 def test_sums_use_floating_point_only_where_it_is_exact(magnitude, inputs, expected):
     weights = np.full((2, inputs, 1, 1), magnitude)
@@ -153,6 +154,13 @@ def test_one_dimensional_samples_may_lack_the_width():
 def test_layer_without_weights_is_refused():
     with pytest.raises(ValueError, match="layer 0 'layer0' has no weights"):
         run_single(dataclasses.replace(conv_layer([[[[1]]]]), weights=None), [[[1]]])
+
+
+def test_wide_accumulators_beyond_32_bits_are_refused():
+    layer = conv_layer(np.full((1, 131072, 1, 1), -128), output_bits=32)
+    assert run_single(layer, np.full((131072, 1, 1), 127)).item() == -(2**31) + 2**24
+    with pytest.raises(ValueError, match="exceed int32"):
+        run_single(layer, np.full((131072, 1, 1), -128))
 
 
 def test_trace_is_a_read_only_mapping():

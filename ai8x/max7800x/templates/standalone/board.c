@@ -205,9 +205,15 @@ int MXC_Delay(uint32_t us)
 
 static void timer_clock_enable(const mxc_tmr_regs_t *tmr)
 {
-    const uint32_t index = ((uint32_t)(uintptr_t)tmr >> 12) & 3u;
+    if (tmr == MXC_TMR4) {
+        MXC_SYS_ClockEnable(MXC_SYS_PERIPH_CLOCK_TMR4);
+    } else if (tmr == MXC_TMR5) {
+        MXC_SYS_ClockEnable(MXC_SYS_PERIPH_CLOCK_TMR5);
+    } else { /* 0 to 3 lie 4 KiB apart, their clock bits side by side */
+        const uint32_t index = ((uint32_t)(uintptr_t)tmr >> 12) & 3u;
 
-    MXC_SYS_ClockEnable((mxc_sys_periph_clock_t)((uint32_t)MXC_SYS_PERIPH_CLOCK_TMR0 + index));
+        MXC_SYS_ClockEnable((mxc_sys_periph_clock_t)((uint32_t)MXC_SYS_PERIPH_CLOCK_TMR0 + index));
+    }
 }
 
 /* Start counting peripheral clocks / 2^divider from 1, as one 32-bit timer. */

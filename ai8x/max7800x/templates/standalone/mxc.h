@@ -51,6 +51,8 @@ typedef enum {
     TMR1_IRQn = 6,
     TMR2_IRQn = 7,
     TMR3_IRQn = 8,
+    TMR4_IRQn = 9,
+    TMR5_IRQn = 10,
     UART0_IRQn = 14,
     GPIO0_IRQn = 24,
     GPIO1_IRQn = 25,
@@ -443,6 +445,8 @@ typedef struct {
 #define MXC_TMR1 ((mxc_tmr_regs_t *)0x40011000u)
 #define MXC_TMR2 ((mxc_tmr_regs_t *)0x40012000u)
 #define MXC_TMR3 ((mxc_tmr_regs_t *)0x40013000u)
+#define MXC_TMR4 ((mxc_tmr_regs_t *)0x40080C00u)
+#define MXC_TMR5 ((mxc_tmr_regs_t *)0x40081000u)
 
 #define MXC_F_TMR_INTFL_IRQ_A (1u << 0)
 #define MXC_F_TMR_INTFL_WRDONE_A (1u << 8)

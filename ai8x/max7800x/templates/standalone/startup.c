@@ -43,6 +43,8 @@ WEAK_HANDLER(TMR0_IRQHandler);
 WEAK_HANDLER(TMR1_IRQHandler);
 WEAK_HANDLER(TMR2_IRQHandler);
 WEAK_HANDLER(TMR3_IRQHandler);
+WEAK_HANDLER(TMR4_IRQHandler);
+WEAK_HANDLER(TMR5_IRQHandler);
 WEAK_HANDLER(UART0_IRQHandler);
 WEAK_HANDLER(GPIO0_IRQHandler);
 WEAK_HANDLER(GPIO1_IRQHandler);
@@ -83,7 +85,10 @@ __attribute__((section(".vectors"), used)) const vector_table_t __vectors = {
         TMR1_IRQHandler,
         TMR2_IRQHandler,
         TMR3_IRQHandler,
-        NONE_5, /* 9 to 13 */
+        TMR4_IRQHandler,
+        TMR5_IRQHandler,
+        NONE_2, /* 11, 12 */
+        NONE_1, /* 13 */
         UART0_IRQHandler,
         NONE_9, /* 15 to 23 */
         GPIO0_IRQHandler,
