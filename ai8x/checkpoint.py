@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -183,7 +184,8 @@ def _load_torch(path: Path, data: bytes) -> Any:
 
     allowed: list[Any] = [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: whatever is not understood is refused below
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,12 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
 _STALE_SECONDS = 60
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)-[0-9a-f]{8}\.partial$")
+
+
+def bundled_root() -> Path:
+    """The folder with ``models/``, ``networks/`` and ``policies/``: the checkout, or where an installed package has them."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "networks").is_dir() else Path(sys.prefix) / "share" / "ai8x"
 
 
 def read_bytes(path: Path, *, limit: int, code: str = "E0101") -> bytes:

@@ -130,7 +130,7 @@ def check_channels(request: LayerRequest, limits: TrainingLimits) -> Findings:
         if not 1 <= value <= limits.max_channels:
             yield _finding(request, "E0375", f"{label} {value} exceeds {limits.name}", found=value,
                            allowed=f"1 to {limits.max_channels}", help="use fewer channels, or split the layer")
-    if request.bias and request.out_channels > limits.max_bias_channels:
+    if request.bias and limits.max_bias_channels < request.out_channels <= limits.max_channels:
         yield _finding(request, "E0376", f"bias of {request.out_channels} output channels exceeds {limits.name}",
                        found=request.out_channels, allowed=f"bias for at most {limits.max_bias_channels} channels",
                        help="write bias=False, or use fewer output channels")

@@ -115,11 +115,14 @@ class _PolicyReader:
 
     def value(self, key: str, node: yaml.Node) -> Any:
         """A checked scalar; None after reporting."""
-        value = yaml.SafeLoader("").construct_object(node, deep=True) if isinstance(node, yaml.ScalarNode) else None
         is_good, allowed = _CHECKS[key]
+        try:
+            value = yaml.SafeLoader("").construct_object(node) if isinstance(node, yaml.ScalarNode) else None
+        except (yaml.YAMLError, ValueError):  # unknown tags, integers of thousands of digits
+            value = None
         if is_good(value):
             return value
-        found = str(node.value) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
+        found = str(node.value)[:60] if isinstance(node, yaml.ScalarNode) else "a list or mapping"
         self.report("E0655", f"{key} has no usable value", node, found=found, allowed=allowed,
                     help=f"write {key}: {'10' if key == 'start_epoch' else '8' if key == 'weight_bits' else '1.0'}")
         return None
@@ -162,7 +165,7 @@ def read_policy(path: str | Path) -> QatPolicy:
                              help="check the name of the file")
         text = data.decode("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise user_error("E0651", f"the QAT policy cannot be read: {_first_line(error)}", source=Source(file=file),
                          allowed="a YAML file with start_epoch and weight_bits",
                          help="check the file, or turn QAT off with --qat-policy None") from error

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ai8x.arithmetic import INT8
 from ai8x.checkpoint import Checkpoint, read_checkpoint
-from ai8x.errors import user_error
+from ai8x.errors import Source, user_error
 from ai8x.files import atomic_write
-from ai8x.nn.base import Mode, set_integer_mode
+from ai8x.nn.base import Mode
 from ai8x.nn.functional import Q7_ONE
 from ai8x.nn.loading import load_state
 from ai8x.training.checkpoints import checked_settings
@@ -68,9 +68,11 @@ def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = 
     device = choose_device(config)
     model = create_matching_model(find_model(catalogue, config.arch), data, config, checkpoint)
     mode = load_state(model, checkpoint.tensors()).mode
-    if request.integer:
-        set_integer_mode(model)
     model.to(device)
+    if request.integer and mode is not Mode.INTEGER:
+        raise user_error("E0520", "-8 evaluates quantised checkpoints", source=Source(file=str(request.file)),
+                         found=f"a checkpoint in {mode.value} mode", allowed="a file that quantize.py wrote",
+                         help=f"run quantize.py {request.file} OUT.pth.tar and evaluate that, or leave -8 out")
     if mode is Mode.INTEGER and not request.integer:
         reporter.line("the checkpoint is quantised: evaluating with integers, as with -8")
     parts = load_parts(data, config, integer=mode is Mode.INTEGER)

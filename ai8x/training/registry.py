@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import nn
 
-import ai8x
 from ai8x.compatibility import reset_device, set_device
 from ai8x.errors import Diagnostic, Source, UserError, user_error
+from ai8x.files import bundled_root
 from ai8x.nn.base import OutputScale, set_output_scale
 from ai8x.training.config import TrainConfig
 from ai8x.training.data import DatasetSamples, DataSpec, LoaderArguments, Parts, validation_indices
@@ -30,7 +30,7 @@ from ai8x.training.torchvision_sets import TORCHVISION_SETS
 
 _LISTS = {"model": "--list-models", "data set": "--list-datasets"}
 
-BUNDLED_ROOT = Path(ai8x.__file__).resolve().parents[1]
+BUNDLED_ROOT = bundled_root()
 """The folder that holds `models` and `policies`: the repository, or where pip installed them."""
 
 

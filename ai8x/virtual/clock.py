@@ -21,6 +21,8 @@ _POLL_GROWTH = 16
 """Each poll may take this fraction of the time polled so far: two seconds take a few hundred reads, and a loop that
 watches a free-running counter overshoots by at most about six percent."""
 
+_LONGEST_POLL_FS = SECOND_FS // 100
+
 
 @dataclass(order=True, slots=True)
 class Event:
@@ -133,7 +135,7 @@ class VirtualTime:
         """
         step = self.access_fs
         if not self._frozen:
-            step = max(step, self._polled_fs // _POLL_GROWTH)
+            step = max(step, min(self._polled_fs // _POLL_GROWTH, _LONGEST_POLL_FS))
             for limit in (limit_fs, self.next_event_fs()):
                 if limit is not None and limit > self.now_fs:
                     step = min(step, limit - self.now_fs)

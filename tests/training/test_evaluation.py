@@ -9,7 +9,11 @@ import torch
 
 from ai8x.checkpoint import read_checkpoint, write_checkpoint
 from ai8x.cli.train import main
+from ai8x.nn.loading import load_state
 from ai8x.quantization import quantize_checkpoint
+from ai8x.training.config import TrainConfig
+from ai8x.training.data import BatchPlan, LoaderArguments
+from ai8x.training.registry import create_model, discover, find_dataset, find_model
 from ai8x.training.session import start_training
 
 
@@ -55,7 +59,8 @@ def test_integer_loss_is_on_the_scale_of_training(trained, capsys):
 @pytest.mark.parametrize("kind", ["float", "qat"])
 def test_integer_evaluation_of_an_unquantised_file_is_refused(trained, capsys, kind):
     assert main(["--evaluate", trained[kind], "-8"]) == 2
-    assert "error[E0520]" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("error[E0520]") == error.count("error[") == 1 and trained[kind] in error
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
@@ -103,3 +108,17 @@ def test_sample_beyond_the_test_part_is_refused(trained, capsys):
 def test_training_with_integers_is_refused(capsys):
     assert main(["-8", "--epochs", "1"]) == 2
     assert "error[E0621]" in capsys.readouterr().err
+
+
+def test_integer_logits_are_the_qat_logits(trained, toy):
+    config = TrainConfig(**toy)
+    catalogue = discover(config.models_path, config.datasets_path)
+    data, spec = find_dataset(catalogue, "toy"), find_model(catalogue, "toynet")
+    logits = []
+    for kind in ("qat", "integer"):
+        model = create_model(spec, data, config)
+        load_state(model, read_checkpoint(trained[kind]).tensors())
+        samples = data.loader(LoaderArguments(act_mode_8bit=kind == "integer")).test
+        inputs, _ = next(samples.batches(BatchPlan(batch_size=12)))
+        logits.append(model.eval()(inputs).detach())
+    assert torch.equal(logits[0], logits[1]) and logits[0].std() > 0

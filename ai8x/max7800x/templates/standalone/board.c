@@ -465,6 +465,17 @@ void *_sbrk(ptrdiff_t increment);
 void _exit(int status);
 int _kill(pid_t process, int signal);
 pid_t _getpid(void);
+void _init(void);
+void _fini(void);
+
+/* Called by the library's exit(); constructors run from the start-up code. */
+SYSTEM_CALL void _init(void)
+{
+}
+
+SYSTEM_CALL void _fini(void)
+{
+}
 
 SYSTEM_CALL int _write(int file, const char *buffer, int length)
 {
