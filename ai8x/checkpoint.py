@@ -53,7 +53,8 @@ class Checkpoint:
     """What a checkpoint holds.
 
     Args:
-        state: parameter name -> array, names without the prefixes of training wrappers.
+        state: parameter name -> array, without the prefixes of training wrappers. Some of the vendor's files hold
+            layers with and without prefix; their names stay as stored, since the generator reads the first copy only.
         epoch: last finished epoch; None where the file does not say.
         arch: name of the model; empty where the file does not say.
         extras: figures and settings that the vendor's tools keep there; plain types.
@@ -77,10 +78,10 @@ class Checkpoint:
     notices: tuple[str, ...] = ()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as torch tensors of their own."""
+        """The state as torch tensors of their own, names without prefixes; of two copies the later is taken."""
         import torch
 
-        return {name: torch.from_numpy(np.array(array)) for name, array in self.state.items()}
+        return {normalized_name(name): torch.from_numpy(np.array(array)) for name, array in self.state.items()}
 
     @property
     def is_quantized(self) -> bool:
@@ -206,14 +207,18 @@ def _from_payload(path: Path, payload: Any, size: int, *, notices: tuple[str, ..
     if not isinstance(state, Mapping) or not state:
         raise _refusal("E0506", path, "the checkpoint has no parameters", found=f"keys {_listed(payload)}",
                        allowed="a key state_dict with tensors", help="give the file that training wrote")
-    arrays = _checked_arrays(path, state, size)
+    arrays = _unwrapped(path, _checked_arrays(path, state, size))
     sample = payload.get("sample")
+    training = {key: _plain_class(value) for key, value in payload.items() if key not in _OWN_KEYS}
+    if odd := [key for key, value in training.items() if not is_storable(value)]:
+        raise _refusal("E0505", path, f"entry '{str(odd[0])[:80]}' holds more than plain types and tensors",
+                       found=type(training[odd[0]]).__name__, allowed="plain types and tensors")
     checkpoint = Checkpoint(
         state=arrays, epoch=_typed(path, payload, "epoch", int), arch=_typed(path, payload, "arch", str) or "",
         extras=_extras(path, payload), file=str(path), notices=notices,
         sample=None if sample is None else _checked_sample(path, _checked_arrays(path, {"sample": sample}, size)),
         labels=_strings(path, payload.get("labels")), input_shape=_shape(path, payload.get("input_shape")),
-        training={key: _plain_class(value) for key, value in payload.items() if key not in _OWN_KEYS})
+        training=training)
     _check_digest(path, checkpoint, payload.get("digest"))
     return checkpoint
 
@@ -271,7 +276,7 @@ def _checked_sample(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[A
 
 
 def _checked_arrays(path: Path, state: Mapping[Any, Any], size: int) -> dict[str, NDArray[Any]]:
-    """Tensors as read-only arrays under normalised names; types, sizes and values are checked first."""
+    """Tensors as read-only arrays; types, sizes and values are checked first."""
     import torch
 
     arrays: dict[str, NDArray[Any]] = {}
@@ -297,17 +302,24 @@ def _checked_arrays(path: Path, state: Mapping[Any, Any], size: int) -> dict[str
 
 
 def _add_array(path: Path, arrays: dict[str, NDArray[Any]], key: str, array: NDArray[Any]) -> None:
-    name = normalized_name(key)
-    if name in arrays:
-        raise _refusal("E0507", path, f"entry '{key[:80]}' appears twice", found="two entries of one name",
-                       allowed="each entry once, with or without the prefix module")
     if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
         raise _refusal("E0507", path, f"entry '{key[:80]}' has values that are not finite",
                        found=f"{int((~np.isfinite(array)).sum())} of {array.size} values are NaN or infinite",
                        allowed="finite numbers", help="take an earlier checkpoint of the run, or train again with a "
                        "smaller learning rate")
     array.setflags(write=False)
-    arrays[name] = array
+    arrays[key] = array
+
+
+def _unwrapped(path: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The state without the prefixes of wrappers; a state with both forms stays as it is, if both agree."""
+    renamed: dict[str, NDArray[Any]] = {}
+    for key, array in arrays.items():
+        known = renamed.setdefault(normalized_name(key), array)
+        if known is not array and not np.array_equal(known.reshape(-1), array.reshape(-1)):
+            raise _refusal("E0507", path, f"entry '{key[:80]}' appears twice", found="two different values of one name",
+                           allowed="each entry once, with or without the prefix module")
+    return renamed if len(renamed) == len(arrays) else arrays
 
 
 def _looks_like_safetensors(data: bytes) -> bool:
@@ -325,6 +337,8 @@ def _read_safetensors(path: Path, data: bytes) -> Checkpoint:
         header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
         metadata = header.get("__metadata__", {})
         described = json.loads(metadata.get(_METADATA_KEY, "{}"))
+        if not described and any('"digest":' in text for text in metadata.values()):
+            raise ValueError("the name of the description is damaged")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _refusal("E0503", path, "the checkpoint is damaged", found=f"safetensors: {str(error)[:200]}",
                        allowed="a complete safetensors file") from error
@@ -339,11 +353,11 @@ def _read_safetensors(path: Path, data: bytes) -> Checkpoint:
         raise _refusal("E0506", path, "the checkpoint has no parameters", found="no tensors", allowed="tensors",
                        help="give the file that training wrote")
     checkpoint = Checkpoint(
-        state=checked, epoch=_typed(path, described, "epoch", int), arch=_typed(path, described, "arch", str) or "",
-        extras=_extras(path, described), file=str(path),
+        state=_unwrapped(path, checked), epoch=_typed(path, described, "epoch", int),
+        arch=_typed(path, described, "arch", str) or "", extras=_extras(path, described), file=str(path),
         sample=None if sample is None else _checked_sample(path, {"sample": sample}),
         labels=_strings(path, described.get("labels")), input_shape=_shape(path, described.get("input_shape")))
-    _check_digest(path, checkpoint, metadata.get("digest"))
+    _check_digest(path, checkpoint, described.get("digest", "" if described else None))
     return checkpoint
 
 
@@ -366,9 +380,13 @@ def plain_value(value: Any) -> Any:
 
 def is_storable(value: Any) -> bool:
     """Whether `read_checkpoint` would take a value back; a checkpoint that cannot be read is lost work."""
-    pending = [value]
+    pending, seen = [value], set()
     while pending:
         entry = pending.pop()
+        if isinstance(entry, (Mapping, list, tuple)):
+            if id(entry) in seen:  # a damaged pickle may contain itself
+                continue
+            seen.add(id(entry))
         if isinstance(entry, Mapping):
             pending += [*entry.keys(), *entry.values()]
         elif isinstance(entry, (list, tuple)):
@@ -444,8 +462,9 @@ def write_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
         if checkpoint.sample is not None:
             arrays[_SAMPLE_KEY] = np.ascontiguousarray(checkpoint.sample)
-        metadata = {_METADATA_KEY: json.dumps(_description(checkpoint)), "digest": state_digest(checkpoint)}
-        atomic_write(path, safetensors.numpy.save(arrays, metadata))
+        described = {**_description(checkpoint), "digest": state_digest(checkpoint)}
+        # One entry only: the library writes several in random order, and files should be reproducible.
+        atomic_write(path, safetensors.numpy.save(arrays, {_METADATA_KEY: json.dumps(described)}))
         return
     _write_torch(path, checkpoint)
 
@@ -456,7 +475,8 @@ def _write_torch(path: Path, checkpoint: Checkpoint) -> None:
     if odd := [key for key, value in checkpoint.training.items() if not is_storable(value)]:
         raise TypeError(f"entries {odd} hold more than plain types and tensors")
     payload: dict[str, Any] = {
-        **_description(checkpoint), "state_dict": checkpoint.tensors(), "digest": state_digest(checkpoint),
+        **_description(checkpoint), "digest": state_digest(checkpoint),
+        "state_dict": {name: torch.from_numpy(np.array(array)) for name, array in checkpoint.state.items()},
         **checkpoint.training}
     if checkpoint.sample is not None:
         payload["sample"] = torch.from_numpy(np.array(checkpoint.sample))

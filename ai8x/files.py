@@ -22,6 +22,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -90,12 +91,13 @@ def atomic_write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise _write_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the new content is complete; not every file system can sync a folder
+        _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -123,12 +125,32 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
+def array_from_npy(content: bytes) -> NDArray[Any]:
+    """The array that `numpy.save` wrote; nothing in it is executed.
+
+    Raises:
+        ValueError: with the reason in one line: no array file, damaged, an archive, or Python objects.
+    """
+    try:
+        loaded = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError, zipfile.BadZipFile, OverflowError, MemoryError,
+            RecursionError, TypeError, KeyError) as error:  # numpy does not check a header before it trusts it
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(reason[0][:120]) from error
+    if not isinstance(loaded, np.ndarray):
+        raise ValueError("an archive of several arrays")
+    return loaded
+
+
 def remove_stale_temporaries(folder: Path) -> None:
     """Delete what killed processes left of `atomic_write`: only names it creates, older than a minute."""
     for entry in folder.iterdir():
         match = _TEMPORARY.match(entry.name)
-        if match and not _is_running(int(match["pid"])) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
-            entry.unlink(missing_ok=True)
+        if not match or _is_running(int(match["pid"])) or entry.is_symlink() or not entry.is_file():
+            continue
+        with contextlib.suppress(OSError):  # another process may tidy up at the same time
+            if time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+                entry.unlink(missing_ok=True)
 
 
 def digest(content: bytes) -> str:
@@ -158,39 +180,46 @@ def output_folder(target: Path, manifest: Mapping[str, Any], *, overwrite: bool 
         UserError: E0811 where the target holds files that are not ours; E0810 where writing fails.
     """
     check_replaceable(target, overwrite=overwrite)
-    staging = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    place = _absolute(target)
+    staging = place.with_name(f".{place.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    new_parents = [parent for parent in place.parents if not parent.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging.mkdir()
-    except OSError as error:
-        raise _write_error(target, error) from error
-    try:
+        staging.mkdir(parents=True)
         yield staging
         content = {"format": MANIFEST_FORMAT, **manifest, "files": folder_digests(staging)}
         write_json(staging / MANIFEST_NAME, content)
-        _swap(staging, target)
+        _swap(staging, place)
+    except BrokenPipeError:  # whoever read our messages has gone: not a matter of this folder
+        raise
     except OSError as error:
         raise _write_error(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(OSError):  # stops at the first that is not empty: the target's, after success
+            for parent in new_parents:
+                parent.rmdir()
 
 
 def check_replaceable(target: Path, *, overwrite: bool) -> None:
     """Refuse a target that we must not replace.
 
     Raises:
-        UserError: E0811, naming the first file that the folder's manifest does not list as ours.
+        UserError: E0811, naming the first files that the folder's manifest does not list as ours; E0810, the folder
+            cannot be looked at.
     """
-    if not target.exists() and not target.is_symlink():
-        return
     source = Source(file=str(target))
-    if target.is_symlink() or not target.is_dir() or target.resolve() == Path(target.resolve().anchor):
-        raise user_error("E0811", "the output folder cannot be replaced", source=source,
-                         found="a link, a file or the root of the file system", allowed="a folder",
-                         help="name another folder with --out DIR")
-    if overwrite or not any(target.iterdir()):
-        return
-    foreign = sorted(_files_not_ours(target))
+    try:
+        place = _absolute(target)
+        if not place.exists() and not place.is_symlink():
+            return
+        if found := _unsuitable_target(place):
+            raise user_error("E0811", "the output folder cannot be replaced", source=source, found=found,
+                             allowed="a new folder, or one of ours", help="name another folder with --out DIR")
+        if overwrite or not any(place.iterdir()):
+            return
+        foreign = sorted(_files_not_ours(place))
+    except OSError as error:
+        raise _write_error(target, error) from error
     if foreign:
         raise user_error("E0811", "the output folder holds files that this tool did not write", source=source,
                          found=", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""),
@@ -212,6 +241,22 @@ def safe_name(text: str, *, what: str, source: Source | None = None) -> str:
 
 BUILD_FOLDERS = ("build",)
 """Folders inside an output folder that belong to make; a rebuild may change them freely."""
+
+
+def _absolute(path: Path) -> Path:
+    """The path from the root, without ``.`` and ``..``; links stay links."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+
+
+def _unsuitable_target(target: Path) -> str:
+    """Why something that exists can never be an output folder, in words; empty where it can."""
+    if target.is_symlink():
+        return "a link"
+    if not target.is_dir():
+        return "a file"
+    if Path.cwd().is_relative_to(target.resolve()):
+        return "the present folder, or one that it lies in"
+    return ""
 
 
 def _files_not_ours(target: Path) -> set[str]:
@@ -237,7 +282,11 @@ def _swap(staging: Path, target: Path) -> None:
         return
     retired = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     target.rename(retired)
-    staging.rename(target)
+    try:
+        staging.rename(target)
+    except OSError:
+        retired.rename(target)
+        raise
     shutil.rmtree(retired, ignore_errors=True)
 
 
@@ -264,6 +313,7 @@ def _is_running(pid: int) -> bool:
 def _write_error(path: Path, error: OSError) -> UserError:
     found = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
-        found += f", {shutil.disk_usage(path.parent).free} bytes free"
+        with contextlib.suppress(OSError):
+            found += f", {shutil.disk_usage(path.parent).free} bytes free"
     return user_error("E0810", "writing failed; what was there before is unchanged", source=Source(file=str(path)),
-                      found=found, help="free some space, or choose a folder that you may write to")
+                      found=found, allowed="a place that can be written to", help="free some space, or choose a folder that you may write to")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ai8x.arithmetic import BIAS_SHIFT, INT8
-from ai8x.checkpoint import Checkpoint, arrays_from_tensors, is_storable
+from ai8x.checkpoint import Checkpoint, arrays_from_tensors
 from ai8x.errors import Diagnostic, Source, UserError, user_error
 from ai8x.network.operators import entry_op
 from ai8x.network.yaml_file import NetworkFile
@@ -380,8 +380,7 @@ def quantize_checkpoint(checkpoint: Checkpoint, options: QuantizationOptions | N
         extras["clipping_nstds"] = chosen.stddev
     if chosen.clip_method is ClipMethod.SCALE:
         extras["clipping_scale"] = chosen.scale
-    training = {key: value for key, value in checkpoint.training.items()
-                if key not in _RESUME_ONLY and is_storable(value)}
+    training = {key: value for key, value in checkpoint.training.items() if key not in _RESUME_ONLY}
     return replace(checkpoint, state=arrays_from_tensors(state), extras=extras, training=training), report
 
 

@@ -7,7 +7,7 @@ Source: design/decisions.md "Reading vendor files"; spec/max78000-cnn.md section
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ai8x.arithmetic import INT8
 from ai8x.checkpoint import Checkpoint
 from ai8x.errors import Source, UserError, user_error
-from ai8x.files import read_bytes
+from ai8x.files import array_from_npy, read_bytes
 from ai8x.network.ir import TensorShape
 
 SAMPLE_LIMIT_BYTES = 64 << 20
@@ -59,7 +59,7 @@ def find_sample(path: Path | None, checkpoint: Checkpoint, dataset: str, dataset
         dataset_item: looks that up.
 
     Raises:
-        UserError: E0610 to E0612, a file that is no sample; E0613, nothing tells the input's shape.
+        UserError: E0610 to E0612, a file that is no sample, or an impossible shape in the checkpoint; E0613, nothing tells the input's shape.
     """
     if path is not None:
         return Sample(values=read_sample(path), origin=f"file {path.name}")
@@ -72,6 +72,10 @@ def find_sample(path: Path | None, checkpoint: Checkpoint, dataset: str, dataset
         raise user_error("E0613", "nothing tells the shape of the network's input",
                          source=Source(file=checkpoint.file), found="no sample in the checkpoint, and the data set "
                          f"'{dataset}' is not to be had here", help="add --sample-input FILE.npy, an integer array (C, H, W)")
+    if math.prod(checkpoint.input_shape) > SAMPLE_LIMIT_BYTES:
+        raise user_error("E0612", "the input that the checkpoint names is too large",
+                         source=Source(file=checkpoint.file), found=f"input_shape {checkpoint.input_shape}",
+                         allowed=f"{SAMPLE_LIMIT_BYTES} values", help="get the checkpoint again from its origin")
     values = np.random.default_rng(RANDOM_SEED).integers(INT8.min, INT8.max, checkpoint.input_shape, endpoint=True)
     return Sample(values=as_planes(values), origin=f"random numbers, seed {RANDOM_SEED}")
 
@@ -85,9 +89,9 @@ def read_sample(path: Path) -> NDArray[np.int8]:
     content = read_bytes(path, limit=SAMPLE_LIMIT_BYTES, code="E0610")
     source = Source(file=str(path))
     try:
-        values = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
-        raise user_error("E0611", "this is not a numpy array file", source=source, found=str(error).splitlines()[0][:120],
+        values = array_from_npy(content)
+    except ValueError as error:
+        raise user_error("E0611", "this is not a numpy array file", source=source, found=str(error),
                          allowed="an array saved by numpy.save", help="numpy.save(FILE, integers)") from error
     problem = sample_problem(values)
     if problem:
@@ -95,10 +99,8 @@ def read_sample(path: Path) -> NDArray[np.int8]:
     return as_planes(values)
 
 
-def sample_problem(values: Any) -> str:
+def sample_problem(values: NDArray[Any]) -> str:
     """Why an array is no sample, or an empty string."""
-    if not isinstance(values, np.ndarray):
-        return "an archive of several arrays"
     if values.dtype.kind not in "iu":
         return f"numbers of type {values.dtype}"
     if values.ndim not in (2, 3) or 0 in values.shape:
@@ -112,6 +114,19 @@ def as_planes(values: NDArray[Any]) -> NDArray[np.int8]:
     """An int8 array (C, H, W) from (C, H, W) or (C, L)."""
     planes = values[:, :, None] if values.ndim == 2 else values
     return np.ascontiguousarray(planes, np.int8)
+
+
+def sample_shape_error(path: Path, sample: Sample, checkpoint: Checkpoint) -> UserError | None:
+    """For a sample that a network could not take: the sample is to blame where its shape is not the checkpoint's.
+
+    A network without Linear layers takes inputs of any size, so the shapes are compared only after a failure.
+    """
+    known = checkpoint.sample.shape if checkpoint.sample is not None else checkpoint.input_shape
+    if known is None or (*known, 1)[:3] == sample.values.shape:
+        return None
+    return user_error("E0612", "the network cannot take this sample", source=Source(file=str(path)),
+                      found=f"shape {sample.values.shape}", allowed=f"shape {tuple(known)}, as the checkpoint names it",
+                      help=f"save an array of shape {tuple(known)}, or leave --sample-input out")
 
 
 def _refused(source: Source, problem: str) -> UserError:

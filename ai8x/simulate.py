@@ -11,6 +11,7 @@ import io
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,7 +184,7 @@ def _kmodel_input(path: Path | None, model: KModel) -> NDArray[Any]:
     data = read_bytes(path, limit=_MAX_ARRAY_BYTES, code="E0713")
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise user_error("E0713", f"the input is not a NumPy array file: {error}", source=Source(file=str(path)),
                          help="write it with numpy.save") from error
     if not isinstance(array, np.ndarray):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ai8x import __version__
 from ai8x.checkpoint import Checkpoint, read_checkpoint
-from ai8x.errors import Diagnostic, Diagnostics, ExitStatus, Source, user_error
+from ai8x.errors import Diagnostic, Diagnostics, ExitStatus, Source, UserError, user_error
 from ai8x.files import atomic_write, check_replaceable, digest, npz_bytes, output_folder, write_json, write_text
 from ai8x.network.build import build_network
 from ai8x.network.ir import Network
@@ -28,7 +28,7 @@ from ai8x.network.yaml_file import NetworkFile, read_network_file
 from ai8x.report import Accuracy, ChipReport, Report, to_json
 from ai8x.report_html import render_html
 from ai8x.report_network import layer_rows
-from ai8x.sample import Sample, find_sample
+from ai8x.sample import Sample, find_sample, sample_shape_error
 from ai8x.verify import Verdict
 
 TARGETS = ("max78000", "k210")
@@ -169,8 +169,14 @@ def read_inputs(options: SynthesisOptions) -> Inputs:
     warnings = Diagnostics()
     parameters = parameters_from_state(checkpoint.state, file=str(options.checkpoint), warnings=warnings)
     sample = find_sample(options.sample, checkpoint, file.dataset, first_test_item)
-    network = build_network(file, parameters, sample.shape, checkpoint_arch=checkpoint.arch or None,
-                            average_rounded=options.average_rounded)
+    try:
+        network = build_network(file, parameters, sample.shape, checkpoint_arch=checkpoint.arch or None,
+                                average_rounded=options.average_rounded)
+    except UserError as error:
+        names_another = any(finding.code == "E0550" for finding in error.diagnostics)
+        if options.sample and not names_another and (blame := sample_shape_error(options.sample, sample, checkpoint)):
+            raise blame from error
+        raise
     network = replace(network, labels=checkpoint.labels)
     return Inputs(file=file, checkpoint=checkpoint, network=network, sample=sample,
                   trace=run_network(network, sample.values), messages=(*file.warnings, *warnings.items))

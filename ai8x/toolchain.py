@@ -26,6 +26,7 @@ DEFAULT_BOARD = "EvKit_V1"
 _TEMPLATES = Path(str(files("ai8x.max7800x"))) / "templates"
 _STANDALONE = "standalone"
 _TIMEOUT_S = 300
+_PICOLIBC = "picolibc.specs"
 _EXCERPT_LINES = 20
 _PROJECT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "COMSPEC", "PATHEXT", "OS",
@@ -168,6 +169,56 @@ def build_project(folder: Path, *, build_dir: Path | None = None) -> Path:
     options += [f"{name}={value}" for name, value in settings.items()]
     listing = run_make(folder, [*options, "debug"])
     run_make(folder, [*options, "all"])
+    elf = re.search(r"^ELF = (.+)$", listing, re.MULTILINE)
+    if elf is None:
+        raise user_error("E0804", "the project's Makefile is not the generated one",
+                         source=Source(file=str(folder / "Makefile")), help="generate the project again")
+    return folder.absolute() / elf.group(1).strip()
+
+
+def missing_k210_tools() -> str:
+    """What a stand-alone K210 build lacks on this computer, in words; empty where nothing is missing."""
+    compiler = find_compiler(RISCV)
+    if compiler is None or find_make() is None:
+        return missing_tools(RISCV)
+    done = subprocess.run([str(compiler), f"-print-file-name={_PICOLIBC}"], capture_output=True,  # noqa: S603 - ours
+                          text=True, errors="replace", timeout=_TIMEOUT_S, check=False)
+    is_found = done.returncode == 0 and done.stdout.strip() != _PICOLIBC
+    return "" if is_found else f"the C library picolibc for {RISCV.prefix}-gcc is not installed"
+
+
+def is_k210_project(folder: Path) -> bool:
+    """Whether the folder is a K210 project as `ai8x.k210.codegen` writes it."""
+    return (folder / "Makefile").is_file() and (folder / _STANDALONE / "k210.ld").is_file()
+
+
+def build_k210_project(folder: Path, *, build_dir: Path | None = None) -> Path:
+    """Build a generated K210 project stand-alone.
+
+    Args:
+        folder: the project.
+        build_dir: where objects and the firmware file go; without it ``build`` in the project.
+
+    Returns:
+        Path of the firmware file (ELF).
+
+    Raises:
+        UserError: E0802 no compiler or C library, E0803 no make, E0804 the build failed, E0805 the folder is no such
+            project.
+    """
+    if not is_k210_project(folder):
+        raise user_error("E0805", "the folder is no generated K210 project", source=Source(file=str(folder)),
+                         allowed="a folder with Makefile and standalone/k210.ld",
+                         help="name the folder k210 that synthesize.py wrote")
+    if find_make() is not None and (missing := missing_k210_tools()):
+        raise user_error("E0802", missing, help=RISCV.install)
+    target = Path("build") if build_dir is None else build_dir.absolute()  # seen from the project's folder
+    if " " in str(target):
+        raise user_error("E0804", "make cannot handle a build folder with spaces in its path", found=str(target),
+                         help="choose another build folder, or set TMPDIR to one without spaces")
+    settings = [f"PREFIX={RISCV.prefix}", f"BUILD_DIR={target.as_posix()}"]
+    listing = run_make(folder, [*settings, "debug"])
+    run_make(folder, [*settings, "all"])
     elf = re.search(r"^ELF = (.+)$", listing, re.MULTILINE)
     if elf is None:
         raise user_error("E0804", "the project's Makefile is not the generated one",

@@ -86,7 +86,8 @@ def training_step(model: nn.Module, data: Tensor, labels: Tensor) -> Callable[[]
 
     def step() -> None:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(data), labels).backward()
+        loss = nn.functional.cross_entropy(model(data), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step

@@ -67,5 +67,5 @@ def ai85net5(pretrained: bool = False, **arguments: Any) -> AI85Net5:
 
 
 models = [
-    {"name": "ai85net5", "min_input": 1, "dim": 2},
+    {"name": "ai85net5", "min_input": 1, "dim": 2, "input": (1, 28, 28), "num_classes": 10},
 ]

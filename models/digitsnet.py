@@ -64,5 +64,5 @@ def digitsnet(pretrained: bool = False, **arguments: Any) -> DigitsNet:
 
 
 models = [
-    {"name": "digitsnet", "min_input": 8, "dim": 2},
+    {"name": "digitsnet", "min_input": 8, "dim": 2, "input": (1, 28, 28), "num_classes": 10},
 ]

@@ -18,11 +18,17 @@ from ai8x.toolchain import (
     missing_tools,
     write_build_files,
 )
+from ai8x.virtual.elf import read_program
 
 needs_compiler = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools() or "present")
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
-MAIN = '#include <stdio.h>\n#include "mxc.h"\n#include "answer.h"\nint main(void) { printf("%d\\n", ANSWER); return 0; }\n'
+MAIN = """
+#include <stdio.h>
+#include "mxc.h"
+#include "answer.h"
+int main(void) { printf("%d\\n", ANSWER); return 0; }
+"""
 USES_EVERYTHING = """
 #include <stdio.h>
 #include "mxc.h"
@@ -162,6 +168,8 @@ def test_board_support_builds_without_a_warning(tmp_path: Path, board: str, opti
     done = make(project, f"BOARD={board}", f"MXC_OPTIMIZE_CFLAGS={options}",
                 "PROJ_CFLAGS=-Wall -Wextra -Wconversion -Wshadow -Wpedantic -Wundef -Wstrict-prototypes -Werror")
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    pytest.importorskip("elftools")
+    assert {"main", "_write", "_sbrk"} <= read_program(project / "build" / "demo.elf").symbols.keys()
 
 
 @needs_compiler
@@ -263,7 +271,8 @@ def test_failed_build_shows_the_first_message(tmp_path: Path, source: str, expec
 
 @needs_compiler
 @pytest.mark.parametrize(("definition", "expected"), [
-    ("const char big[600000] = {1}; int main(void) { return big[7 & (int)(long)&big]; }\n", "too large for the chip's FLASH"),
+    ("const char big[600000] = {1}; int main(void) { return big[7 & (int)(long)&big]; }\n",
+     "too large for the chip's FLASH"),
     ("static char big[127000]; int main(void) { big[(int)(long)&big] = 1; return big[7]; }\n", "do not fit into SRAM"),
 ])
 def test_firmware_that_does_not_fit_is_refused(tmp_path: Path, definition: str, expected: str) -> None:

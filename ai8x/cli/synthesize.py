@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DEFAULT_OUT = Path("out")
 """Parent of the output folder where ``--out`` is not given."""
 
+BOARDS = ("EvKit_V1", "FTHR_RevA")
+"""Boards that the generated Makefile knows without the vendor's SDK."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -53,8 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     chip = parser.add_argument_group("chip")
     chip.add_argument("--avg-pool-rounding", action="store_true", help="average pooling rounds instead of truncating")
     chip.add_argument("--fifo", action="store_true", help="max78000: feed the input through the FIFO")
-    chip.add_argument("--board", default="EvKit_V1", metavar="NAME",
-                      help="max78000: board of the vendor's SDK, EvKit_V1 or FTHR_RevA (default: EvKit_V1)")
+    chip.add_argument("--board", default=BOARDS[0], choices=BOARDS,
+                      help="max78000: board of the vendor's SDK (default: EvKit_V1)")
     chip.add_argument("--no-softmax", dest="softmax", action="store_false", help="max78000: print no class table")
     check = parser.add_argument_group("verification")
     check.add_argument("--no-verify", dest="verify", action="store_false", help="generate only, run nothing")

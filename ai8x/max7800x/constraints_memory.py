@@ -39,6 +39,8 @@ FINE_OFFSET_STEP = 16
 
 def check_in_offset(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
     """The input offset is a multiple of 4 inside the data memory."""
+    if _inherits_bad_offset(subject, layer):
+        return
     yield from _bad_offset(subject, layer, "E0413", "in_offset", layer.placement.in_offset, subject.memory_bytes)
 
 
@@ -54,7 +56,7 @@ def check_input_fits(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnos
 
     It takes 4 bytes per pixel, pass and operand; CHW one byte per pixel.
     """
-    if layer.streaming:
+    if layer.streaming or _inherits_bad_offset(subject, layer):
         return
     pixel_bytes = 1 if layer.placement.data_format is DataFormat.CHW else WORD_BYTES * layer.passes * layer.operands
     size, start = layer.in_pixels * pixel_bytes, layer.placement.in_offset
@@ -321,6 +323,17 @@ def _tensor(subject: Subject, link: ReadLink) -> str:
     if link.producer == NETWORK_INPUT:
         return "the network input"
     return f"the output of layer {link.producer} '{subject.layers[link.producer].name}'"
+
+
+def _inherits_bad_offset(subject: Subject, layer: HardwareLayer) -> bool:
+    """Whether the input offset is only the producer's output offset, and wrong there already: one mistake, one error."""
+    producer = layer.layer.inputs[0]
+    if producer == NETWORK_INPUT or "in_offset" in layer.placement.sources:
+        return False
+    source = subject.layers[producer]
+    if source.placement.out_offset != layer.placement.in_offset:
+        return False
+    return any((*check_out_offset(subject, source), *check_output_fits(subject, source)))
 
 
 def _bad_offset(

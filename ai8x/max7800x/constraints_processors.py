@@ -56,6 +56,8 @@ def check_output_processor_count(subject: Subject, layer: HardwareLayer) -> Iter
     needed, found = layer.out_channels_per_pass, layer.output_processors
     if found.bit_count() == needed and found.bit_length() <= subject.device.processors:
         return
+    if _is_a_readers_bad_map(subject, layer):
+        return
     value = format_map(contiguous_map(found, needed, subject.device.processors))
     own = "output_processors" in layer.placement.sources or not subject.network.consumers(layer.index)
     place = "output_processors" if own else "processors of the layer that reads it"
@@ -274,6 +276,15 @@ def _bad_output_map(layer: HardwareLayer, message: str, allowed: str) -> Diagnos
         allowed=allowed,
         help=f"write output_processors: {value}, and the same processors in the layer that reads it",
     ).at(layer)
+
+
+def _is_a_readers_bad_map(subject: Subject, layer: HardwareLayer) -> bool:
+    """Whether the output map is only the input map of a reader, and wrong there already: one mistake, one error."""
+    if "output_processors" in layer.placement.sources:
+        return False
+    readers = [subject.layers[index] for index in subject.network.consumers(layer.index)]
+    return any(reader.processors == layer.output_processors and any(check_processor_count(subject, reader))
+               for reader in readers)
 
 
 def _passes(passes: int) -> str:

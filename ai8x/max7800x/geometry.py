@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from ai8x.max7800x.device import MAX78000, Max7800x
 from ai8x.max7800x.placement import (
     LANES,
+    PROCESSORS,
+    QUADRANT_PROCESSORS,
     WORD_BYTES,
     LayerPlacement,
     Placement,
@@ -75,6 +77,8 @@ class HardwareLayer:
         surplus_pixels: pixels written beyond the layer's true output, the lead included (out_pad).
         streaming: works on a stream.
         fifo_input: layer 0 of a network that reads a FIFO.
+        fast_fifo: that FIFO is the RISC-V's.
+        quad: layer 0 of a network in quad mode: every quadrant has a copy of the input and computes every fourth slot.
 
     Shapes: the arrays are read-only.
 
@@ -107,6 +111,8 @@ class HardwareLayer:
     surplus_pixels: int
     streaming: bool
     fifo_input: bool
+    fast_fifo: bool = False
+    quad: bool = False
 
     def __post_init__(self) -> None:
         for array in (self.weights, self.bias):
@@ -132,6 +138,23 @@ class HardwareLayer:
     def processors(self) -> int:
         """PM."""
         return self.placement.processors
+
+    @property
+    def active_processors(self) -> int:
+        """Processors that compute: PM, in quad mode PM in each quadrant (section 5.4)."""
+        if not self.quad:
+            return self.processors
+        return sum(self.processors << QUADRANT_PROCESSORS * quadrant for quadrant in range(self.mask_sharers))
+
+    @property
+    def mask_sharers(self) -> int:
+        """Quadrants over which the slots are spread: 1, in quad mode all."""
+        return PROCESSORS // QUADRANT_PROCESSORS if self.quad else 1
+
+    @property
+    def slots_per_processor(self) -> int:
+        """Slots that one processor has masks for."""
+        return -(-self.num_slots // self.mask_sharers)
 
     @property
     def output_processors(self) -> int:
@@ -303,6 +326,8 @@ def hardware_layers(network: Network, placement: Placement, device: Max7800x) ->
     result: list[HardwareLayer] = []
     for layer, place in zip(network.layers, placement.layers, strict=True):
         plain = _describe(layer, place, fifo_input=layer.index == 0 and placement.reads_fifo)
+        is_first = layer.index == 0
+        plain = replace(plain, quad=is_first and placement.quad, fast_fifo=is_first and placement.fast_fifo)
         after_stream = layer.index > 0 and placement.layers[layer.index - 1].streaming
         result.append(_substitute(plain, device, in_stream=place.streaming or after_stream))
     return tuple(result)

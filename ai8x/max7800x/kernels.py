@@ -1,7 +1,7 @@
-"""Weight and bias memory: where each layer's masks lie, and the bytes themselves.
+"""Weight memory: where each layer's masks lie, and the bytes themselves; weights and biases together as one plan.
 
-Owns sizes, greedy allocation, sharing of equal parameters, and packing for 1, 2, 4 and 8 bits. Knows no registers.
-Start at `KernelPlan` and `plan_kernels`.
+Owns sizes, greedy allocation, sharing of equal weights, and packing for 1, 2, 4 and 8 bits. Knows no registers; the
+bias memory is in ``biases.py``. Start at `KernelPlan` and `plan_kernels`.
 
 Source: spec/max78000-cnn.md section 3.
 """
@@ -16,9 +16,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.errors import Diagnostic, UserError
+from ai8x.max7800x.biases import (
+    LayerBias,
+    allocate_biases,
+    bias_entries,
+    bias_image,
+    first_equal,
+    slot_channels,
+    spread_biases,
+)
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
-from ai8x.max7800x.placement import LANES, Placement, lowest_bit, set_bits
+from ai8x.max7800x.placement import LANES, lowest_bit, set_bits
+
+__all__ = [
+    "KernelPlan",
+    "LayerBias",
+    "LayerKernels",
+    "MaskChunk",
+    "allocate_biases",
+    "allocate_kernels",
+    "bias_entries",
+    "mask_count",
+    "mask_sequence",
+    "mask_word_count",
+    "pack_masks",
+    "plan_kernels",
+    "slot_channels",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +62,6 @@ class LayerKernels:
     start_word: int
     num_masks: int
     num_words: int
-    shared_with: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LayerBias:
-    """Where one layer's bias lies.
-
-    Args:
-        index: layer.
-        quadrant: whose bias memory holds it.
-        start_entry: first entry (register field ``bptr_sad``).
-        values: int64 entries as stored, dummies and filler included.
-        shared_with: layer whose storage is used, or None.
-    """
-
-    index: int
-    quadrant: int
-    start_entry: int
-    values: NDArray[Any]
     shared_with: int | None = None
 
 
@@ -84,6 +90,7 @@ class KernelPlan:
         mask_rows: uint8 (processors, words, 9), ``k0`` first; words that hold no weights are 0.
         mask_used: bool (processors, words), words that hold weights.
         bias_bytes: per quadrant, uint8 entries from entry 0; empty where none.
+        quad_biases: in quad mode the bias of layer 0, one for each quadrant; it is None in `biases` then.
     """
 
     kernels: tuple[LayerKernels | None, ...]
@@ -91,6 +98,7 @@ class KernelPlan:
     mask_rows: NDArray[np.uint8]
     mask_used: NDArray[np.bool_]
     bias_bytes: tuple[NDArray[np.uint8], ...]
+    quad_biases: tuple[LayerBias, ...] = ()
 
     def __post_init__(self) -> None:
         for array in (self.mask_rows, self.mask_used, *self.bias_bytes):
@@ -105,6 +113,13 @@ class KernelPlan:
                 rows = self.mask_rows[processor, start:end]
                 found.append(MaskChunk(processor=processor, start_word=int(start), rows=rows))
         return tuple(found)
+
+    def biases_of(self, index: int) -> tuple[LayerBias, ...]:
+        """Where a layer's bias lies: nowhere, in one quadrant, or in quad mode in all of them."""
+        bias = self.biases[index]
+        if bias is not None:
+            return (bias,)
+        return tuple(bias for bias in self.quad_biases if bias.index == index)
 
     @property
     def used_words(self) -> int:
@@ -131,6 +146,7 @@ def plan_kernels(layers: Sequence[HardwareLayer], device: Max7800x, *, deduplica
         spec/max78000-cnn.md sections 3.1 to 3.7.
     """
     kernels = allocate_kernels(layers, device, deduplicate=deduplicate)
+    quad_biases = spread_biases(layers, device)
     biases = allocate_biases(layers, device, deduplicate=deduplicate)
     geometry = device.geometry
     rows = np.zeros((geometry.num_processors, geometry.mask_words, geometry.mask_word_bytes), dtype=np.uint8)
@@ -140,11 +156,16 @@ def plan_kernels(layers: Sequence[HardwareLayer], device: Max7800x, *, deduplica
             continue
         packed = pack_masks(layer, device)
         span = slice(place.start_word, place.start_word + packed.shape[1])
-        for processor, words in zip(set_bits(layer.processors), packed, strict=True):
+        for processor, words in zip(set_bits(layer.active_processors), packed, strict=True):
             rows[processor, span] = words
             used[processor, span] = True
     return KernelPlan(
-        kernels=kernels, biases=biases, mask_rows=rows, mask_used=used, bias_bytes=_bias_image(biases, device)
+        kernels=kernels,
+        biases=biases,
+        mask_rows=rows,
+        mask_used=used,
+        bias_bytes=bias_image((*quad_biases, *biases), device),
+        quad_biases=quad_biases,
     )
 
 
@@ -173,13 +194,13 @@ def allocate_kernels(
     geometry = device.geometry
     used = np.zeros((geometry.num_processors, geometry.mask_words), dtype=np.bool_)
     everywhere = (1 << geometry.num_processors) - 1
-    originals = _originals([_weight_key(layer) if deduplicate else None for layer in layers])
+    originals = first_equal([_weight_key(layer) if deduplicate else None for layer in layers])
     places: dict[int, LayerKernels] = {}
     owners = [layer for layer in layers if layer.is_conv and layer.index not in originals]
     for layer in sorted(owners, key=lambda owner: owner.processors != everywhere):
         num_words = mask_word_count(layer)
         start = _first_fit(used, layer, num_words, device)
-        used[list(set_bits(layer.processors)), start : start + num_words] = True
+        used[list(set_bits(layer.active_processors)), start : start + num_words] = True
         places[layer.index] = LayerKernels(
             index=layer.index, start_word=start, num_masks=mask_count(layer), num_words=num_words
         )
@@ -201,7 +222,7 @@ def mask_count(layer: HardwareLayer) -> int:
     Source:
         spec/max78000-cnn.md section 3.4.
     """
-    return layer.num_slots * layer.mask_passes if layer.is_conv else 0
+    return layer.slots_per_processor * layer.mask_passes if layer.is_conv else 0
 
 
 def mask_word_count(layer: HardwareLayer) -> int:
@@ -229,8 +250,8 @@ def pack_masks(layer: HardwareLayer, device: Max7800x) -> NDArray[np.uint8]:
         device: the chip.
 
     Returns:
-        uint8 (processors of the layer, words, 9), ascending processors, most significant byte (``k0``) first. Only
-        words that hold masks; the last one is filled with zeros.
+        uint8 (active processors of the layer, words, 9), ascending processors, most significant byte (``k0``) first.
+        Only words that hold masks; the last one is filled with zeros.
 
     Raises:
         ValueError: the layer has no weights.
@@ -238,7 +259,7 @@ def pack_masks(layer: HardwareLayer, device: Max7800x) -> NDArray[np.uint8]:
     Source:
         spec/max78000-cnn.md sections 3.1 to 3.3 and 3.5.
     """
-    masks = mask_sequence(layer)
+    masks = _by_quadrant(layer, mask_sequence(layer))
     num_processors, count, taps = masks.shape
     bits = layer.weight_bits
     per_byte = 8 // bits
@@ -286,28 +307,23 @@ def mask_sequence(layer: HardwareLayer) -> NDArray[Any]:
     return masks.reshape(share, layer.num_slots * layer.mask_passes, layer.taps)
 
 
-def slot_channels(layer: HardwareLayer) -> NDArray[np.int64]:
-    """Output channel of every slot, -1 for an unused lane or a channel beyond the last.
-
-    Source:
-        spec/max78000-cnn.md section 3.2.
-    """
-    lanes = np.full(layer.slots_per_pass, -1, dtype=np.int64)
-    for rank, processor in enumerate(set_bits(layer.output_processors)):
-        lanes[processor - LANES * layer.first_instance] = rank
-    slots = np.concatenate(
-        [
-            np.where(lanes >= 0, lanes + out_pass * layer.out_channels_per_pass, -1)
-            for out_pass in range(layer.out_passes)
-        ]
-    )[: layer.num_slots]
-    return np.where(slots < layer.out_channels, slots, -1)
+def _by_quadrant(layer: HardwareLayer, masks: NDArray[Any]) -> NDArray[Any]:
+    """In quad mode quadrant g gets the masks of slots g, g + 4, ...; otherwise nothing changes (section 5.4)."""
+    if not layer.quad:
+        return masks
+    sharers = layer.mask_sharers
+    share, _, taps = masks.shape
+    slots = np.zeros((share, layer.slots_per_processor * sharers, layer.mask_passes, taps), dtype=np.int64)
+    slots[:, : layer.num_slots] = masks.reshape(share, layer.num_slots, layer.mask_passes, taps)
+    return np.concatenate([slots[:, quadrant::sharers] for quadrant in range(sharers)]).reshape(
+        share * sharers, layer.slots_per_processor * layer.mask_passes, taps
+    )
 
 
 def _first_fit(used: NDArray[np.bool_], layer: HardwareLayer, num_words: int, device: Max7800x) -> int:
     """Lowest aligned word from which the layer's words are free in all its processors."""
     capacity, step = device.geometry.mask_words, device.limits.mask_alignment_words
-    busy = used[list(set_bits(layer.processors))].any(axis=0)
+    busy = used[list(set_bits(layer.active_processors))].any(axis=0)
     taken = np.concatenate([[0], np.cumsum(busy)])
     for start in range(0, capacity - num_words + 1, step):
         if taken[start + num_words] == taken[start]:
@@ -341,140 +357,10 @@ def _weight_key(layer: HardwareLayer) -> Hashable | None:
         return None
     lanes = layer.output_processors >> LANES * layer.first_instance
     return (
-        layer.processors,
+        layer.active_processors,
         lanes,
         layer.weight_bits,
         layer.flatten_pixels,
         layer.weights.shape,
         layer.weights.astype(np.int8).tobytes(),
     )
-
-
-def _originals(keys: Sequence[Hashable | None]) -> dict[int, int]:
-    """Later index -> earliest index with an equal key; None equals nothing."""
-    first: dict[Hashable, int] = {}
-    found: dict[int, int] = {}
-    for index, key in enumerate(keys):
-        if key is None:
-            continue
-        original = first.setdefault(key, index)
-        if original != index:
-            found[index] = original
-    return found
-
-
-def bias_entries(layer: HardwareLayer) -> NDArray[Any] | None:
-    """The entries that a layer's bias occupies: values by slot, zeros for unused lanes.
-
-    A streaming layer 0 is read one entry further on, so that a zero filler comes first.
-
-    Args:
-        layer: any layer.
-
-    Returns:
-        int64 entries up to the last real channel, or None without bias.
-
-    Source:
-        spec/max78000-cnn.md sections 3.5 and 3.7.
-    """
-    if layer.bias is None:
-        return None
-    channels = slot_channels(layer)
-    present = np.flatnonzero(channels >= 0)
-    filler = 1 if layer.streaming and layer.index == 0 else 0
-    values = np.zeros(filler + int(present[-1]) + 1, dtype=np.int64)
-    values[filler + present] = layer.bias[channels[present]]
-    return values
-
-
-def allocate_biases(
-    layers: Sequence[HardwareLayer], device: Max7800x, *, deduplicate: bool = True
-) -> tuple[LayerBias | None, ...]:
-    """Choose quadrant and first entry of every bias.
-
-    Flattened layers first, then layers restricted to one quadrant, then by decreasing length; each into the emptiest
-    of its allowed quadrants.
-
-    Args:
-        layers: every layer of the network in hardware form.
-        device: the chip.
-        deduplicate: let equal biases share storage.
-
-    Returns:
-        One entry per layer, None without bias.
-
-    Raises:
-        UserError: E0411, a bias does not fit.
-
-    Source:
-        spec/max78000-cnn.md section 3.7.
-    """
-    quadrants = Placement(layers=tuple(layer.placement for layer in layers)).bias_quadrants
-    values = {layer.index: entries for layer in layers if (entries := bias_entries(layer)) is not None}
-    allowed = {layer.index: layer.placement.bias_group or quadrants for layer in layers}
-    originals = _shared_biases(layers, values, allowed) if deduplicate else {}
-    used = dict.fromkeys(range(device.num_quadrants), 0)
-    places: dict[int, LayerBias] = {}
-    owners = [layer for layer in layers if layer.index in values and layer.index not in originals]
-    for layer in sorted(owners, key=lambda owner: _bias_order(owner, len(values[owner.index]), quadrants, device)):
-        entries = values[layer.index]
-        quadrant = min(allowed[layer.index], key=lambda candidate: used[candidate])
-        if used[quadrant] + len(entries) > device.geometry.bias_entries:
-            raise UserError(_bias_overflow(layer, entries, used[quadrant], quadrant, device))
-        places[layer.index] = LayerBias(
-            index=layer.index, quadrant=quadrant, start_entry=used[quadrant], values=entries
-        )
-        used[quadrant] += len(entries)
-    for index, original in originals.items():
-        place = places[original]
-        places[index] = LayerBias(
-            index=index,
-            quadrant=place.quadrant,
-            start_entry=place.start_entry,
-            values=place.values,
-            shared_with=original,
-        )
-    return tuple(places.get(layer.index) for layer in layers)
-
-
-def _bias_order(layer: HardwareLayer, length: int, quadrants: tuple[int, ...], device: Max7800x) -> int:
-    if layer.flatten:
-        return -1
-    choices = layer.placement.bias_group or quadrants
-    return 0 if len(choices) == 1 else device.geometry.bias_entries - length
-
-
-def _shared_biases(
-    layers: Sequence[HardwareLayer], values: dict[int, NDArray[Any]], allowed: dict[int, tuple[int, ...]]
-) -> dict[int, int]:
-    """Equal entries with equal allowed quadrants share storage."""
-    return _originals(
-        [
-            (tuple(allowed[layer.index]), values[layer.index].tobytes()) if layer.index in values else None
-            for layer in layers
-        ]
-    )
-
-
-def _bias_overflow(
-    layer: HardwareLayer, entries: NDArray[Any], used: int, quadrant: int, device: Max7800x
-) -> Diagnostic:
-    capacity = device.geometry.bias_entries
-    return Diagnostic(
-        code="E0411",
-        message=f"{len(entries)} bias entries do not fit the bias memory of quadrant {quadrant}",
-        source=layer.placement.place_of("bias_group"),
-        layer=layer.name,
-        layer_index=layer.index,
-        found=f"{used} of {capacity} entries are taken",
-        allowed=f"{capacity} entries per quadrant, one quadrant per layer",
-        help="use processors in more quadrants, or train the layer without bias",
-    )
-
-
-def _bias_image(biases: Sequence[LayerBias | None], device: Max7800x) -> tuple[NDArray[np.uint8], ...]:
-    """Entries of every quadrant from entry 0 to the last used one."""
-    image: list[list[int]] = [[] for _ in range(device.num_quadrants)]
-    for bias in sorted((b for b in biases if b is not None and b.shared_with is None), key=lambda b: b.start_entry):
-        image[bias.quadrant].extend(int(value) & 0xFF for value in bias.values)
-    return tuple(np.array(entries, dtype=np.uint8) for entries in image)

@@ -1,61 +1,51 @@
 """From placed layers to the register program.
 
-Owns the order of phases and the power and clock sequence; the register formulas are in ``lower_registers.py``, the
-data layouts in ``lower_data.py``. Expects a network that `constraints.check_network` accepts. Start reading at
-`lower_network`.
+Owns the order of phases and the power and clock sequence; global registers are in ``lower_control.py``, those of the
+layers in ``lower_registers.py``, the data layouts in ``lower_data.py``. Expects a network that
+`constraints.check_network` accepts. Start reading at `lower_network`.
 
 Source: spec/max78000-cnn.md sections 1.1, 2, 3.6, 5.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ai8x.errors import Diagnostic, UserError
+from ai8x.errors import UserError
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.kernels import KernelPlan
-from ai8x.max7800x.lower_data import OutputRegion, expected_blocks, input_blocks, output_region, unload_items
-from ai8x.max7800x.lower_registers import LoweringInput, acknowledge_writes, configure_writes, init_writes, start_writes
+from ai8x.max7800x.lower_control import (
+    LoweringInput,
+    acknowledge_writes,
+    fifo_status_address,
+    init_writes,
+    limit_writes,
+    self_tests,
+    start_writes,
+    stop_start_writes,
+)
+from ai8x.max7800x.lower_data import expected_blocks, input_blocks, output_region, unload_items
+from ai8x.max7800x.lower_registers import configure_writes
+from ai8x.max7800x.options import CLOCK_DIVIDER_CODES, DEFAULT_LOWERING, ClockSource, LowerOptions, clock_findings
 from ai8x.max7800x.placement import Placement
-from ai8x.max7800x.program import BiasBlock, ClockSetting, KernelChunk, PowerWrite, Program
+from ai8x.max7800x.program import (
+    BiasBlock,
+    ClockSetting,
+    ExpectedBlock,
+    KernelChunk,
+    LayerCheck,
+    PowerWrite,
+    Program,
+)
+from ai8x.max7800x.regions import is_streamed_output
 from ai8x.network.ir import NETWORK_INPUT, Network
 
-
-class ClockSource(enum.Enum):
-    """What the accelerator's clock is divided from; values are GCR_PCLKDIV.cnnclksel."""
-
-    PCLK = 0
-    ISO = 1
-
-
-CLOCK_DIVIDER_CODES: tuple[tuple[int, int], ...] = ((1, 4), (2, 0), (4, 1), (8, 2), (16, 3))
-"""(divider, GCR_PCLKDIV.cnnclkdiv), section 1.1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LowerOptions:
-    """Choices of the register program.
-
-    Args:
-        express: load mask memory as a packed byte stream; False: four bus words per mask word.
-        write_zero_registers: write registers whose value is 0, too.
-        clock_source: what the accelerator's clock is divided from.
-        clock_divider: 1, 2, 4, 8 or 16.
-        unload: replaces the network's outputs in `cnn_unload`; empty = the outputs.
-    """
-
-    express: bool = True
-    write_zero_registers: bool = False
-    clock_source: ClockSource = ClockSource.PCLK
-    clock_divider: int = 1
-    unload: tuple[OutputRegion, ...] = ()
+__all__ = ["ClockSource", "LowerOptions", "LoweringPlan", "lower_network"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,7 +70,7 @@ def lower_network(
     plan: LoweringPlan,
     sample: NDArray[Any],
     trace: Mapping[int, NDArray[Any]],
-    options: LowerOptions = LowerOptions(),
+    options: LowerOptions = DEFAULT_LOWERING,
 ) -> Program:
     """The complete program for one network and one sample.
 
@@ -95,13 +85,12 @@ def lower_network(
         The program; every address in it belongs to a register or memory of the device.
 
     Raises:
-        UserError: E0391, the fast FIFO; E0392, a clock divider that does not exist.
+        UserError: E0392, a clock divider that does not exist.
         RegisterError: a value does not fit its register, which `constraints.check_network` would have reported.
 
     Source:
         spec/max78000-cnn.md sections 1 to 5.
     """
-    _refuse_fast_fifo(plan.placement)
     source = LoweringInput(
         device=plan.device,
         layers=plan.layers,
@@ -110,6 +99,7 @@ def lower_network(
         quadrants=plan.placement.used_quadrants,
         express=options.express,
         write_zeros=options.write_zero_registers,
+        power_down_unused=options.power_down_unused,
     )
     outputs = tuple(output_region(plan.layers[index]) for index in network.outputs)
     clock = ClockSetting(source=options.clock_source.name, divider=options.clock_divider)
@@ -125,12 +115,46 @@ def lower_network(
         else (),
         start=tuple(start_writes(source)),
         acknowledge=tuple(acknowledge_writes(source)),
-        expected=expected_blocks(plan.device, outputs, trace),
+        expected=limit_words(expected_blocks(plan.device, outputs, trace), options.max_verify_words),
         unload=unload_items(plan.device, options.unload or outputs),
         disable=disable_writes(plan.device),
         quadrants=source.quadrants,
-        fifo_status=plan.device.fifo.register("FIFO_STATUS").address(plan.device.geometry.fifo_base),
+        fifo_status=fifo_status_address(plan.device, fast=plan.placement.fast_fifo),
+        self_tests=tuple(self_tests(source)) if options.zero_memories else (),
+        stop_start=tuple(stop_start_writes(source)) if options.stop_start else (),
+        layer_checks=layer_checks(source, trace) if options.check_layers else (),
     )
+
+
+def layer_checks(source: LoweringInput, trace: Mapping[int, NDArray[Any]]) -> tuple[LayerCheck, ...]:
+    """One check for every layer whose output lies in data memory as a whole, the last layer excepted.
+
+    What a layer hands to the next one as a stream cannot be looked at.
+    """
+    checks = []
+    for layer in source.layers[:-1]:
+        if not is_streamed_output(layer, source.layers):
+            expected = expected_blocks(source.device, [output_region(layer)], trace)
+            limit = tuple(limit_writes(source, layer.index))
+            checks.append(LayerCheck(layer=layer.index, limit=limit, expected=expected))
+    return tuple(checks)
+
+
+def limit_words(blocks: Sequence[ExpectedBlock], limit: int | None) -> tuple[ExpectedBlock, ...]:
+    """The first words of a known answer.
+
+    Args:
+        blocks: the whole answer.
+        limit: words to keep; None for all.
+    """
+    if limit is None:
+        return tuple(blocks)
+    kept = []
+    for block in blocks:
+        if limit > 0:
+            kept.append(replace(block, values=block.values[:limit].copy()))
+        limit -= block.values.size
+    return tuple(kept)
 
 
 def enable_writes(device: Max7800x, quadrants: Sequence[int], options: LowerOptions) -> tuple[PowerWrite, ...]:
@@ -144,17 +168,9 @@ def enable_writes(device: Max7800x, quadrants: Sequence[int], options: LowerOpti
     """
     used = sum(1 << quadrant for quadrant in quadrants)
     everything = (1 << device.num_quadrants) - 1
-    divider = dict(CLOCK_DIVIDER_CODES).get(options.clock_divider)
-    if divider is None:
-        raise UserError(
-            Diagnostic(
-                code="E0392",
-                message=f"clock divider {options.clock_divider} does not exist",
-                found=str(options.clock_divider),
-                allowed=", ".join(str(value) for value, _ in CLOCK_DIVIDER_CODES),
-                help="write --clock-divider 1",
-            )
-        )
+    if findings := clock_findings(options):
+        raise UserError(findings)
+    divider = dict(CLOCK_DIVIDER_CODES)[options.clock_divider]
     pclkdiv = device.gcr.register("GCR_PCLKDIV")
     return (
         _quadrant_power(device, "GCFR_REG3", everything, "hold every quadrant in reset"),
@@ -196,21 +212,16 @@ def kernel_chunks(device: Max7800x, kernels: KernelPlan, *, express: bool) -> tu
     Source:
         spec/max78000-cnn.md section 3.6.
     """
-    chunks = []
-    for processor in range(device.processors):
-        used = np.concatenate(([False], kernels.mask_used[processor], [False])).astype(np.int8)
-        edges = np.flatnonzero(np.diff(used))
-        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            chunks.append(
-                KernelChunk(
-                    processor=processor,
-                    base=device.geometry.mask_address(processor),
-                    word=start,
-                    words=kernels.mask_rows[processor, start:end],
-                    express=express,
-                )
-            )
-    return tuple(chunks)
+    return tuple(
+        KernelChunk(
+            processor=chunk.processor,
+            base=device.geometry.mask_address(chunk.processor),
+            word=chunk.start_word,
+            words=chunk.rows,
+            express=express,
+        )
+        for chunk in kernels.chunks()
+    )
 
 
 def bias_blocks(device: Max7800x, kernels: KernelPlan) -> tuple[BiasBlock, ...]:
@@ -242,16 +253,3 @@ def _clock_gate(device: Max7800x, *, disabled: bool) -> PowerWrite:
         register=register.name,
         doc="clock off" if disabled else "clock on",
     )
-
-
-def _refuse_fast_fifo(placement: Placement) -> None:
-    if placement.fast_fifo:
-        raise UserError(
-            Diagnostic(
-                code="E0391",
-                message="the fast FIFO needs a program for the RISC-V core, which is not generated",
-                found="--fast-fifo",
-                allowed="input through memory or through the FIFOs",
-                help="write --fifo instead",
-            )
-        )

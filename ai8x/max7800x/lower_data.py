@@ -273,14 +273,25 @@ def _pixel_block(device: Max7800x, hardware: HardwareLayer, instance: int, plane
 
 def _block(device: Max7800x, hardware: HardwareLayer, processor: int, words: NDArray[Any]) -> InputBlock:
     geometry = device.geometry
-    fifo = processor // geometry.processors_per_quadrant if hardware.fifo_input else None
-    if fifo is None:
+    fifo, full_bit = None, 0
+    if not hardware.fifo_input:
         instance = processor // geometry.processors_per_instance
         address = geometry.data_address(instance) + hardware.placement.in_offset
+    elif hardware.fast_fifo:
+        fifo = 0
+        full_bit = device.fast_fifo.register("FAST_FIFO_SR").field("full").low
+        address = device.fast_fifo.register("FAST_FIFO_DR").address(geometry.fast_fifo_base)
     else:
+        fifo = processor // geometry.processors_per_quadrant
+        full_bit = device.fifo.register("FIFO_STATUS").field("full").low + fifo
         address = geometry.fifo_data_address(fifo)
     return InputBlock(
-        name=f"SAMPLE_INPUT_{processor}", processor=processor, address=address, words=words.astype(np.uint32), fifo=fifo
+        name=f"SAMPLE_INPUT_{processor}",
+        processor=processor,
+        address=address,
+        words=words.astype(np.uint32),
+        fifo=fifo,
+        full_bit=full_bit,
     )
 
 

@@ -1,8 +1,8 @@
-"""Register values of a network: global, per layer, per stream.
+"""Register values of the layers and their streams.
 
-Owns the formulas of section 2; every word goes through `Register.encode`, so a value that does not fit its field is
-an error here and not a wrong bit on the chip. Knows nothing of data, weights or C. Start reading at
-`configure_writes`.
+Owns the formulas of sections 2.2 to 2.4; every word goes through `Register.encode`, so a value that does not fit its
+field is an error here and not a wrong bit on the chip. Global registers are in ``lower_control.py``. Knows nothing of
+data, weights or C. Start reading at `configure_writes`.
 
 Source: spec/max78000-cnn.md section 2.
 """
@@ -10,16 +10,16 @@ Source: spec/max78000-cnn.md section 2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer, HardwareOp
-from ai8x.max7800x.kernels import KernelPlan, LayerKernels
-from ai8x.max7800x.placement import DataFormat, Placement, highest_bit, lowest_bit, set_bits
+from ai8x.max7800x.kernels import LayerKernels
+from ai8x.max7800x.lower_control import LoweringInput, encode_write, fifo_writes
+from ai8x.max7800x.placement import DataFormat, highest_bit, lowest_bit, quadrant_map
 from ai8x.max7800x.program import RegisterWrite
+from ai8x.max7800x.streaming import StreamSettings, input_frame_words, stream_settings
 from ai8x.network.ir import Activation, Eltwise
-from ai8x.registers import Register
 
 Fields = dict[str, int]
 """Field name -> value of one register word."""
@@ -30,9 +30,6 @@ ELTWISE_CODES: Mapping[Eltwise, int] = MappingProxyType({Eltwise.SUB: 0, Eltwise
 MASK_SIZE_CODES: Mapping[int, int] = MappingProxyType({8: 0, 1: 1, 2: 2, 4: 3})
 """Values of POST.mask_size by weight bits."""
 
-FOLLOW_QUADRANT = 4
-"""Value of CTRL.ext_sync with which a quadrant waits for the first one."""
-
 PASS_WIDE_STEP = 8192
 """WPTR_TOFF of a pass layer that writes several instances: one instance on."""
 
@@ -40,136 +37,20 @@ PASS_NARROW_STEP = 2048
 """WPTR_TOFF of a pass layer that writes one instance."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LoweringInput:
-    """What every register formula may look at.
-
-    Args:
-        device: the chip.
-        layers: all layers in hardware form.
-        placement: where their data lies.
-        kernels: where their weights and biases lie.
-        quadrants: quadrants in use (U), ascending.
-        express: mask memory is loaded packed.
-        write_zeros: registers whose value is 0 are written too.
-    """
-
-    device: Max7800x
-    layers: tuple[HardwareLayer, ...]
-    placement: Placement
-    kernels: KernelPlan
-    quadrants: tuple[int, ...]
-    express: bool = True
-    write_zeros: bool = False
-
-    @property
-    def first_quadrant(self) -> int:
-        """The quadrant that starts the others."""
-        return self.quadrants[0]
-
-    @property
-    def is_streaming(self) -> bool:
-        """Whether any layer works on a stream."""
-        return any(layer.streaming for layer in self.layers)
-
-    def quadrant_register(self, name: str) -> Register:
-        """A register of the quadrant block."""
-        return self.device.quadrant.register(name)
-
-
-def encode_write(
-    register: Register,
-    base: int,
-    fields: Mapping[str, int],
-    *,
-    index: int = 0,
-    layer: int | None = None,
-    quadrant: int | None = None,
-) -> RegisterWrite:
-    """One register write.
-
-    Raises:
-        RegisterError: a value does not fit its field.
-    """
-    return RegisterWrite(
-        address=register.address(base, index),
-        value=register.encode(**fields),
-        register=register.name,
-        fields=MappingProxyType({name: value for name, value in fields.items() if value}),
-        layer=layer,
-        quadrant=quadrant,
-    )
-
-
-def init_writes(source: LoweringInput) -> Iterator[RegisterWrite]:
-    """Global registers at initialisation: always-on control, then control, SRAM timing and layer count per quadrant.
-
-    Source:
-        spec/max78000-cnn.md section 2.1.
-    """
-    device = source.device
-    yield encode_write(device.aod.register("AOD_CTRL"), device.geometry.aod_base, {})
-    sram = source.quadrant_register("SRAM").decode(device.sram_setting)
-    control = {"clk_en": 1, "mexpress": int(source.express), "fifo_en": int(source.placement.reads_fifo)}
-    for quadrant in source.quadrants:
-        yield _quadrant_write(source, "CTRL", quadrant, control)
-        yield _quadrant_write(source, "SRAM", quadrant, sram)
-        yield _quadrant_write(source, "LCNT_MAX", quadrant, {"max": len(source.layers) - 1})
-
-
-def start_writes(source: LoweringInput) -> Iterator[RegisterWrite]:
-    """Arm every quadrant, then start the first one, which starts the others.
-
-    Source:
-        spec/max78000-cnn.md section 2.1.
-    """
-    fifo = source.placement.reads_fifo
-    common = {
-        "clk_en": 1,
-        "mexpress": int(source.express),
-        "poolrnd": int(any(hw.layer.average_rounded for hw in source.layers)),
-        "stream_en": int(source.is_streaming),
-        "fifo_en": int(fifo),
-        "lilbuf": int(fifo and source.is_streaming),
-    }
-    for quadrant in source.quadrants:
-        waits = int(quadrant != source.first_quadrant)
-        yield _quadrant_write(source, "CTRL", quadrant, {**common, "ext_sync": FOLLOW_QUADRANT, "cnn_en": waits})
-    final = {**common, "cnn_en": 1, "ext_sync": FOLLOW_QUADRANT if fifo else 0}
-    yield _quadrant_write(source, "CTRL", source.first_quadrant, final)
-
-
-def acknowledge_writes(source: LoweringInput) -> Iterator[RegisterWrite]:
-    """What the interrupt handler writes: completion flag, start and stream bits cleared in every quadrant.
-
-    Source:
-        spec/max78000-cnn.md section 2.1.
-    """
-    armed = {write.quadrant: write for write in start_writes(source)}
-    for quadrant in source.quadrants:
-        fields = {name: value for name, value in armed[quadrant].fields.items() if name not in ("cnn_en", "stream_en")}
-        yield _quadrant_write(source, "CTRL", quadrant, fields)
-
-
 def configure_writes(source: LoweringInput) -> Iterator[RegisterWrite]:
     """Per-layer and stream registers of every used quadrant, then the FIFO control, in the order of section 2.4.
 
     Registers whose value is 0 are left out unless `LoweringInput.write_zeros` is set: the reset state is 0.
     """
-    for hardware in source.layers:
+    streams = stream_settings(source.layers, source.device)
+    for hardware, stream in zip(source.layers, streams, strict=True):
         for quadrant in source.quadrants:
-            words = {**_layer_fields(source, hardware, quadrant), **_stream_fields(source, hardware)}
+            words = {**_layer_fields(source, hardware, quadrant, stream), **_stream_fields(stream, hardware)}
             for name, fields in words.items():
                 write = _layer_write(source, name, quadrant, hardware, fields)
                 if write.value or source.write_zeros:
                     yield write
-    if source.placement.fifo:
-        yield _fifo_write(source)
-
-
-def _quadrant_write(source: LoweringInput, name: str, quadrant: int, fields: Mapping[str, int]) -> RegisterWrite:
-    base = source.device.geometry.quadrant_registers(quadrant)
-    return encode_write(source.quadrant_register(name), base, fields, quadrant=quadrant)
+    yield from fifo_writes(source)
 
 
 def _layer_write(
@@ -181,19 +62,12 @@ def _layer_write(
     return encode_write(register, base, fields, index=index, layer=hardware.index, quadrant=quadrant)
 
 
-def _fifo_write(source: LoweringInput) -> RegisterWrite:
-    register = source.device.fifo.register("FIFO_CTRL")
-    enable = 0
-    for processor in set_bits(source.layers[0].processors):
-        enable |= 1 << processor // source.device.geometry.processors_per_quadrant
-    fields = {**register.decode(source.device.fifo_setting), "enable": enable}
-    return encode_write(register, source.device.geometry.fifo_base, fields)
-
-
-def _layer_fields(source: LoweringInput, hardware: HardwareLayer, quadrant: int) -> dict[str, Fields]:
+def _layer_fields(
+    source: LoweringInput, hardware: HardwareLayer, quadrant: int, stream: StreamSettings | None
+) -> dict[str, Fields]:
     """Register name -> fields, in write order (sections 2.2 and 2.4)."""
     kernels = source.kernels.kernels[hardware.index]
-    enabled = quadrant_bits(source.device, hardware.processors, quadrant)
+    enabled = quadrant_map(hardware.active_processors, quadrant)
     return {
         "RCNT": _count_fields(frame_rows(hardware), hardware.pad_rows),
         "CCNT": _count_fields(frame_columns(hardware), hardware.pad_columns),
@@ -209,16 +83,10 @@ def _layer_fields(source: LoweringInput, hardware: HardwareLayer, quadrant: int)
         "LCTRL1": _control1_fields(hardware),
         "MCNT": _mask_count_fields(hardware, kernels),
         "ONED": _oned_fields(hardware, kernels),
-        "TPTR": _tram_fields(source, hardware),
+        "TPTR": _tram_fields(source, hardware, stream),
         "POST": _post_fields(source, hardware, quadrant),
         "EN": {"pro_en": enabled, "mask_en": enabled if hardware.is_conv else 0},
     }
-
-
-def quadrant_bits(device: Max7800x, processors: int, quadrant: int) -> int:
-    """The part of a processor map that belongs to a quadrant."""
-    width = device.geometry.processors_per_quadrant
-    return processors >> quadrant * width & ((1 << width) - 1)
 
 
 def frame_rows(hardware: HardwareLayer) -> int:
@@ -252,7 +120,7 @@ def write_pointer(device: Max7800x, hardware: HardwareLayer, quadrant: int) -> i
     if hardware.is_conv:
         instance = hardware.first_instance
     else:
-        own = quadrant_bits(device, hardware.output_processors, quadrant)
+        own = quadrant_map(hardware.output_processors, quadrant)
         first = geometry.instances_per_quadrant * quadrant + lowest_bit(own) // geometry.processors_per_instance
         instance = first if own else 0
     return instance << geometry.pointer_instance_shift | word
@@ -289,12 +157,10 @@ def _control_fields(source: LoweringInput, hardware: HardwareLayer, quadrant: in
 
 def _partner_quadrants(source: LoweringInput, hardware: HardwareLayer) -> int:
     """Bit t = the first quadrant adds the sums, or the bias, of quadrant t (LCTRL0.cnnsi_en)."""
-    if not hardware.is_conv:
+    if not hardware.is_conv or hardware.quad:
         return 0
-    partners = {q for q in source.quadrants if quadrant_bits(source.device, hardware.processors, q)}
-    bias = source.kernels.biases[hardware.index]
-    if bias is not None:
-        partners.add(bias.quadrant)
+    partners = {q for q in source.quadrants if quadrant_map(hardware.processors, q)}
+    partners |= {bias.quadrant for bias in source.kernels.biases_of(hardware.index)}
     return sum(1 << quadrant for quadrant in partners - {source.first_quadrant})
 
 
@@ -346,16 +212,14 @@ def _oned_width(hardware: HardwareLayer) -> int:
     return 0
 
 
-def _tram_fields(source: LoweringInput, hardware: HardwareLayer) -> Fields:
+def _tram_fields(source: LoweringInput, hardware: HardwareLayer, stream: StreamSettings | None) -> Fields:
     flat = hardware.is_one_by_one and not (hardware.streaming and hardware.index > 0)
     if hardware.op is HardwareOp.CONV1D or flat:
         last = last_pass(hardware)
         if hardware.flatten and last >= source.device.limits.min_long_flatten:
             return {"sad": last, "max": 2 * last + 1}
         return {"sad": 0, "max": 0}
-    start = 0
-    if hardware.streaming:
-        start = sum(earlier.tram_rows * earlier.passes for earlier in source.layers[: hardware.index])
+    start = stream.tram_start if stream is not None else 0
     return {"sad": start, "max": hardware.tram_rows - 1 + start}
 
 
@@ -373,62 +237,21 @@ def _post_fields(source: LoweringInput, hardware: HardwareLayer, quadrant: int) 
         "flatten_en": int(long_flatten),
         "deconv_en": int(hardware.op is HardwareOp.CONV_TRANSPOSE2D),
     }
-    bias = source.kernels.biases[hardware.index]
-    if bias is not None and bias.quadrant == quadrant:
-        fields |= {"bptr_sad": bias.start_entry, "bptr_en": 1}
+    for bias in source.kernels.biases_of(hardware.index):
+        if bias.quadrant == quadrant:
+            fields |= {"bptr_sad": bias.start_entry, "bptr_en": 1}
     return fields
 
 
-def _stream_fields(source: LoweringInput, hardware: HardwareLayer) -> dict[str, Fields]:
+def _stream_fields(settings: StreamSettings | None, hardware: HardwareLayer) -> dict[str, Fields]:
     """Stream registers by name, in write order; none for a layer without a stream (section 2.3)."""
-    if hardware.fifo_input:
-        return _fifo_stream_fields(source, hardware)
-    if not hardware.streaming or hardware.index == 0:
+    if settings is None:
         return {}
-    previous = source.layers[hardware.index - 1]
-    row = previous.pooled_columns + 2 * previous.pad_columns
-    start = row * (previous.kernel_rows - 1 + hardware.pool_rows - 1) + previous.kernel_columns - 1
-    start += hardware.pool_columns + source.device.limits.stream_start_extra
-    return {
-        "STRM0": {"start": start},
-        "STRM1": {
-            "invol": sum(earlier.passes for earlier in source.layers[: hardware.index]),
-            "delta1": hardware.pool_stride * hardware.operands,
-            "delta2": (hardware.pool_stride - 1) * row + hardware.pool_columns * hardware.operands,
-        },
-        "FBUF": {"rollover": stream_buffer_words(hardware, start)},
+    words: dict[str, Fields] = {
+        "STRM0": {"start": settings.start},
+        "STRM1": {"invol": settings.invol, "delta1": settings.delta1, "delta2": settings.delta2},
+        "FBUF": {"rollover": settings.buffer_words},
     }
-
-
-def _fifo_stream_fields(source: LoweringInput, hardware: HardwareLayer) -> dict[str, Fields]:
-    chw = hardware.placement.data_format is DataFormat.CHW
-    frame = -(-hardware.in_pixels // 4) if chw else hardware.in_pixels
-    if not hardware.streaming:
-        return {"STRM0": {"start": frame * hardware.pool_rows}, "IFRM": {"value": frame}}
-    start = ((hardware.pool_rows - 1) * hardware.in_columns + hardware.pool_columns) * hardware.pool_rows
-    rollover = source.device.limits.stream_chw_buffer if chw else stream_buffer_words(hardware, start)
-    return {
-        "STRM0": {"start": start},
-        "STRM1": {
-            "invol": 0,
-            "delta1": (hardware.pool_stride - 1) * hardware.operands,
-            "delta2": (hardware.pool_rows - 1) * hardware.in_columns * hardware.operands,
-        },
-        "FBUF": {"rollover": rollover},
-        "IFRM": {"value": frame},
-    }
-
-
-def stream_buffer_words(hardware: HardwareLayer, start: int) -> int:
-    """Words of the circular buffer that holds a streaming layer's input (FBUF, HWC).
-
-    Args:
-        hardware: the layer.
-        start: its STRM0 value.
-
-    Source:
-        spec/max78000-cnn.md section 2.3.
-    """
-    ahead = max(1, hardware.pool_stride, hardware.pool_columns)
-    words = start + (hardware.pool_rows - 1) * hardware.in_columns + ahead
-    return -(-words // hardware.passes) * hardware.passes
+    if hardware.fifo_input:
+        words["IFRM"] = {"value": input_frame_words(hardware)}
+    return words

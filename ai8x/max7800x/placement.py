@@ -80,11 +80,13 @@ class Placement:
         layers: by layer index.
         fifo: the input arrives through the FIFO.
         fast_fifo: it arrives through the RISC-V's fast FIFO.
+        quad: every quadrant gets a copy of the input and computes every fourth output of layer 0.
     """
 
     layers: tuple[LayerPlacement, ...]
     fifo: bool = False
     fast_fifo: bool = False
+    quad: bool = False
 
     @property
     def reads_fifo(self) -> bool:
@@ -94,6 +96,8 @@ class Placement:
     @property
     def bias_quadrants(self) -> tuple[int, ...]:
         """Quadrants with processors of any layer or with the final layer's output (U of section 0), ascending."""
+        if self.quad:
+            return quadrants_of((1 << PROCESSORS) - 1)
         used = self.layers[-1].output_processors if self.layers else 0
         for layer in self.layers:
             used |= layer.processors
@@ -105,7 +109,7 @@ class Placement:
 
         The vendor's tool forgets a quadrant that only a side output writes.
         """
-        used = 0
+        used = (1 << PROCESSORS) - 1 if self.quad else 0
         for layer in self.layers:
             used |= layer.processors | layer.output_processors
         return quadrants_of(used)
@@ -118,6 +122,7 @@ class PlacementOptions:
     Args:
         fifo: feed the input through the FIFO; streaming layers imply it.
         fast_fifo: feed it through the RISC-V's fast FIFO.
+        quad: let all quadrants work on layer 0.
         output_map: output processors of the final layer.
         output_map_source: place of that key.
         ignore_streaming: treat every layer as not streaming.
@@ -125,6 +130,7 @@ class PlacementOptions:
 
     fifo: bool = False
     fast_fifo: bool = False
+    quad: bool = False
     output_map: int | None = None
     output_map_source: Source | None = None
     ignore_streaming: bool = False
@@ -229,7 +235,7 @@ def place_network(
             )
         )
     fifo = options.fifo or (not options.fast_fifo and any(layer.streaming for layer in placed))
-    return Placement(layers=tuple(placed), fifo=fifo, fast_fifo=options.fast_fifo)
+    return Placement(layers=tuple(placed), fifo=fifo, fast_fifo=options.fast_fifo, quad=options.quad)
 
 
 def _missing_processors(layer: Layer, hint: PlacementHint, device: Max7800x) -> Diagnostic:

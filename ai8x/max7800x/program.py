@@ -169,6 +169,10 @@ class InputBlock:
         address: first bus address, or the FIFO's data register.
         words: uint32 array.
         fifo: number of the FIFO, None for data memory.
+        full_bit: bit of the FIFO status that says "full"; 0 without FIFO.
+        stored: words that the firmware keeps, 0 for all; the others follow from them (synthesized input).
+        increment: added with every repetition of the stored words.
+        mask: bits of a word that carry channels.
     """
 
     name: str
@@ -176,6 +180,10 @@ class InputBlock:
     address: int
     words: NDArray[np.uint32]
     fifo: int | None = None
+    full_bit: int = 0
+    stored: int = 0
+    increment: int = 0
+    mask: int = 0xFFFFFFFF
 
     def __post_init__(self) -> None:
         _freeze(self.words)
@@ -197,6 +205,59 @@ class ExpectedBlock:
 
     def __post_init__(self) -> None:
         _freeze(self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClearBlock:
+    """Data memory that is filled with zeros before the first inference.
+
+    Args:
+        address: bus address of the first word.
+        num_words: consecutive words.
+    """
+
+    address: int
+    num_words: int
+
+    def bus_writes(self) -> Iterator[BusWrite]:
+        """One write per word."""
+        return _word_writes(self.address, np.zeros(self.num_words, np.uint32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfTest:
+    """Test and clearing of one kind of memory in every used quadrant.
+
+    Args:
+        memory: which, for comments.
+        start: writes that start it.
+        done: bits of the same register that are set when it has ended.
+        failed: bits that are set if it failed.
+        finish: writes that end it.
+
+    Source: spec/max78000-cnn.md sections 2.1 and 9.2.
+    """
+
+    memory: str
+    start: tuple[RegisterWrite, ...]
+    done: int
+    failed: int
+    finish: tuple[RegisterWrite, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerCheck:
+    """One step of running the network layer by layer: everything up to a layer, and what that layer must leave.
+
+    Args:
+        layer: index of the last layer that runs.
+        limit: writes that make it the last one.
+        expected: known answer of the layer.
+    """
+
+    layer: int
+    limit: tuple[RegisterWrite, ...]
+    expected: tuple[ExpectedBlock, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +332,11 @@ class Program:
         disable: power switched off.
         clock: clock that `enable` selects.
         quadrants: quadrants used, ascending; the first one starts the others.
-        fifo_status: address of the FIFO status register; bit f = FIFO f is full.
+        fifo_status: address of the status register of the FIFOs in use; see `InputBlock.full_bit`.
+        self_tests: memory tests of the initialisation, in order.
+        clear: data memory that starts with zeros: the rolling buffer.
+        stop_start: stops and continues every inference right after its start; empty or two writes.
+        layer_checks: inferences of the first layers only, before the whole one.
     """
 
     enable: tuple[PowerWrite, ...] = ()
@@ -288,6 +353,10 @@ class Program:
     clock: ClockSetting = ClockSetting()
     quadrants: tuple[int, ...] = (0,)
     fifo_status: int = 0
+    self_tests: tuple[SelfTest, ...] = ()
+    clear: tuple[ClearBlock, ...] = ()
+    stop_start: tuple[RegisterWrite, ...] = ()
+    layer_checks: tuple[LayerCheck, ...] = ()
 
     @property
     def uses_fifo(self) -> bool:
@@ -315,8 +384,38 @@ class Program:
                 if position < len(block.words):
                     yield block.address, 4, int(block.words[position])
 
+    def setup_writes(self) -> Iterator[BusWrite]:
+        """Everything before the first inference."""
+        yield from (write.bus_write for write in self.init)
+        for test in self.self_tests:
+            yield from (write.bus_write for write in (*test.start, *test.finish))
+        yield from chain.from_iterable(chunk.bus_writes() for chunk in self.load_weights)
+        yield from chain.from_iterable(block.bus_writes() for block in self.load_bias)
+        yield from (write.bus_write for write in self.configure)
+        yield from self.clear_writes()
+
+    def clear_writes(self) -> Iterator[BusWrite]:
+        """Zeros for the memory that carries data from one inference to the next."""
+        return chain.from_iterable(block.bus_writes() for block in self.clear)
+
+    def inference_writes(self, *, acknowledge: bool = True) -> Iterator[BusWrite]:
+        """Input and start of one inference, in the order that the input path demands.
+
+        Args:
+            acknowledge: include what the interrupt handler writes after completion.
+        """
+        starts = [write.bus_write for write in (*self.start, *self.stop_start)]
+        if self.uses_fifo:
+            yield from starts
+            yield from self.input_writes()
+        else:
+            yield from self.input_writes()
+            yield from starts
+        if acknowledge:
+            yield from (write.bus_write for write in self.acknowledge)
+
     def bus_writes(self, *, acknowledge: bool = True) -> Iterator[BusWrite]:
-        """Every write to the accelerator of one inference, in the order of the compiled firmware.
+        """Every write to the accelerator up to the end of the first whole inference, as the compiled firmware does.
 
         Args:
             acknowledge: include what the interrupt handler writes after completion.
@@ -324,17 +423,20 @@ class Program:
         Yields:
             (address, size in bytes, value).
         """
-        yield from (write.bus_write for write in self.init)
-        yield from chain.from_iterable(chunk.bus_writes() for chunk in self.load_weights)
-        yield from chain.from_iterable(block.bus_writes() for block in self.load_bias)
-        yield from (write.bus_write for write in self.configure)
-        if not self.uses_fifo:
-            yield from self.input_writes()
-        yield from (write.bus_write for write in self.start)
-        if self.uses_fifo:
-            yield from self.input_writes()
-        if acknowledge:
-            yield from (write.bus_write for write in self.acknowledge)
+        yield from self.setup_writes()
+        for check in self.layer_checks:
+            yield from (write.bus_write for write in check.limit)
+            yield from self.clear_writes()
+            yield from self.inference_writes()
+        if self.layer_checks:
+            yield from (write.bus_write for write in self.last_layer)
+            yield from self.clear_writes()
+        yield from self.inference_writes(acknowledge=acknowledge)
+
+    @property
+    def last_layer(self) -> tuple[RegisterWrite, ...]:
+        """The initialisation's writes that set the number of layers."""
+        return tuple(write for write in self.init if write.register == "LCNT_MAX")
 
 
 def _word_writes(address: int, words: NDArray[Any]) -> Iterator[BusWrite]:

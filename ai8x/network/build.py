@@ -27,6 +27,9 @@ from ai8x.network.yaml_values import C_KEYWORDS
 _STORED_WIDTH = 8
 """Shifts are stored relative to 8-bit weights."""
 
+OTHER_NETWORK = ("E0550", "E0551", "E0552")
+"""Codes that say that checkpoint and description do not belong together."""
+
 
 def build_network(
     file: NetworkFile,
@@ -47,16 +50,26 @@ def build_network(
 
     Raises:
         UserError: E0230 to E0241 contradictions in the description, E0550 to E0556 between description and
-            checkpoint; one for each layer, together.
+            checkpoint; one for each layer, together. Of a checkpoint that belongs to another network only the first
+            contradiction: the shapes behind it mean nothing.
     """
     diagnostics = Diagnostics()
     _check_file(file, checkpoint_arch, diagnostics)
     builder = _Builder(file, _pair_parameters(file, parameters, diagnostics), input_shape, average_rounded)
     layers = [builder.layer(entry, diagnostics) for entry in file.layers]
-    diagnostics.raise_if_errors()
+    if diagnostics.errors:
+        raise UserError(_without_consequences(diagnostics.errors))
     outputs = tuple(entry.position for entry in file.layers if entry.output)
     return Network(name=file.arch, dataset=file.dataset, input_shape=input_shape,
                    layers=tuple(layer for layer in layers if layer is not None), outputs=outputs)
+
+
+def _without_consequences(errors: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """The errors up to the first one that shows a checkpoint of another network; all of them where none does."""
+    for position, error in enumerate(errors):
+        if error.code in OTHER_NETWORK:
+            return tuple(errors[: position + 1])
+    return tuple(errors)
 
 
 def identifier(name: str) -> str:

@@ -210,9 +210,10 @@ def _round_half_up(values: Tensor, out: Tensor, low: float, high: float) -> None
         torch.add(half, source, alpha=Q7_ONE, out=target).floor_().clamp_(low, high).mul_(1 / Q7_ONE)
 
 
-def _below(value: float, dtype: torch.dtype) -> float:
-    """The next smaller number of a dtype: turns ``>= value`` into the ``>`` that the fused kernel has."""
-    return float(torch.nextafter(torch.tensor(value, dtype=dtype), torch.tensor(-math.inf, dtype=dtype)))
+def _beyond(value: float, dtype: torch.dtype) -> float:
+    """The next number of a dtype away from zero: turns ``>= value`` into the ``>`` that the fused kernel has."""
+    _, exponent = math.frexp(value)
+    return value + math.copysign(math.ldexp(torch.finfo(dtype).eps, exponent - 1), value)
 
 
 class _QuantizeActivation(torch.autograd.Function):
@@ -222,7 +223,7 @@ class _QuantizeActivation(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, low: int) -> Tensor:
         ctx.save_for_backward(values)
         # ReLU passes where the sum is > 0, also when it rounds to 0; without it, where the rounded value is >= low.
-        ctx.passes_above = 0.0 if low == 0 else _below((low - 0.5) / Q7_ONE, values.dtype)
+        ctx.passes_above = 0.0 if low == 0 else _beyond((low - 0.5) / Q7_ONE, values.dtype)
         out = torch.empty_like(values)
         _round_half_up(values, out, low, INT8.max)
         return out
@@ -255,7 +256,7 @@ class _QuantizeAbs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (values,) = ctx.saved_tensors
-        above = _below(-(INT8.max + 0.5) / Q7_ONE, values.dtype)
+        above = _beyond(-(INT8.max + 0.5) / Q7_ONE, values.dtype)
         passed: Tensor = _pass_between(gradient, values, above, (INT8.max + 0.5) / Q7_ONE) * values.sign()
         return passed
 
@@ -317,8 +318,8 @@ class _ClampActivation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, low: float, high: float) -> Tensor:
         ctx.save_for_backward(values)
-        ctx.above = 0.0 if low == 0.0 else _below(low, values.dtype)
-        ctx.below = -_below(-high, values.dtype)
+        ctx.above = 0.0 if low == 0.0 else _beyond(low, values.dtype)
+        ctx.below = _beyond(high, values.dtype)
         return values.clamp(low, high)
 
     @staticmethod

@@ -43,7 +43,7 @@ class Event:
     cancelled: bool = field(compare=False, default=False)
 
 
-class Preempted(Exception):  # noqa: N818 - a signal to the core, not a failure
+class Preempted(Exception):
     """An interrupt is due before the read that raised this; the read is repeated after its handler."""
 
 

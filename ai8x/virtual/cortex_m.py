@@ -68,6 +68,7 @@ class StopCause(enum.Enum):
     FPU_DISABLED = "floating-point unit not enabled"
     RESET = "reset requested"
     UNSUPPORTED = "not modelled"
+    DETACHED = "ended by the debugger"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +110,13 @@ class CortexM:
         self._budget = self._budget_total = budget
         self._failure = ""
         self._exited = False
+        self._fpu_misused = False
         self._event_register = False
         self._sleeping = False
+        self._breakpoints: set[int] = set()
+        self._resumed_at: int | None = None
         self.time.interrupt_due = self._interrupt_due
+        self.system.before_fpu_change = self._check_fpu
         self._load(memories, seed)
         self._add_hooks()
         self.map_device(SYSTEM_BASE, SYSTEM_SIZE, system)
@@ -125,6 +130,21 @@ class CortexM:
     def map_device(self, base: int, size: int, device: BusDevice) -> None:
         """Attach a peripheral to a range of whole pages."""
         self.emulator.map_device(base, size, device)
+
+    def set_breakpoint(self, address: int) -> None:
+        """Let `step` end before the instruction at this address."""
+        if address not in self._breakpoints:
+            self.emulator.hook(address, self._on_breakpoint)
+            self.emulator.flush()
+        self._breakpoints.add(address)
+
+    def clear_breakpoint(self, address: int) -> None:
+        """Undo `set_breakpoint`."""
+        self._breakpoints.discard(address)
+
+    def at_breakpoint(self) -> bool:
+        """Whether the next instruction has a breakpoint."""
+        return self.pc in self._breakpoints
 
     # --- set-up ---------------------------------------------------------------------------------------------------
 
@@ -186,6 +206,12 @@ class CortexM:
     def _interrupt_due(self) -> bool:
         return self.system.waiting and self.system.next_exception(self._masks()) is not None
 
+    def _on_breakpoint(self, address: int) -> None:
+        if self._resumed_at == address:
+            self._resumed_at = None  # already reported before this step; the next time it counts
+        elif address in self._breakpoints:
+            self.emulator.stop()
+
     def _on_failure(self, address: int) -> None:
         if not self._failure:
             name = self.program.function(address)
@@ -215,6 +241,7 @@ class CortexM:
         Raises:
             HardwareFault: as `run`.
         """
+        self._resumed_at = self.pc
         try:
             self.time.run_due()
             if self._sleeping:
@@ -239,13 +266,19 @@ class CortexM:
             raise self.emulator.signals.error
         if self._exited:
             return self._stop(StopCause.EXITED, self._failure or f"exit({_signed(self.emulator.get('R0'))}) was called")
-        if not self.system.fpu_enabled and self.emulator.get("CONTROL") & _FPCA:
+        self._check_fpu()
+        if self._fpu_misused:
             return self._stop(StopCause.FPU_DISABLED, "a floating-point instruction ran although CPACR (0xe000ed88) "
                               "does not enable the floating-point unit")
         stop = self._classify(problem, count)
         if stop is None and self.system.reset_requested:
             return self._stop(StopCause.RESET, "the firmware requested a system reset")
         return self._give_up() if stop is None and self._budget <= 0 else stop
+
+    def _check_fpu(self) -> None:
+        """Note floating-point state that came to be without access to the unit; the emulator allows it always."""
+        if not self.system.fpu_enabled and self.emulator.get("CONTROL") & _FPCA:
+            self._fpu_misused = True
 
     def _classify(self, problem: Exception | None, count: int) -> Stop | None:
         """Why the slice ended; None where the firmware goes on."""
@@ -256,9 +289,14 @@ class CortexM:
             return self._emulator_error(problem)
         if self.pc == self._until:
             return self._reached()
-        if signals.sleep_at is not None and self.pc == signals.sleep_at + 2:
+        slept = signals.sleep_at is not None and self.pc == signals.sleep_at + 2
+        if slept or signals.cut_short:
             self._budget -= _EARLY_COST
-            return self._sleep()
+            return self._sleep() if slept else None
+        return self._slice_ended(count)
+
+    def _slice_ended(self, count: int) -> Stop | None:
+        """All instructions of the slice were executed."""
         self._budget -= count
         if self.emulator.half(self.pc) == _BRANCH_TO_SELF:
             return self._spin()

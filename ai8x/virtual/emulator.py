@@ -58,6 +58,7 @@ class Signals:
     interrupt: int | None = None
     bad_access: BadAccess | None = None
     error: Exception | None = None
+    cut_short: bool = False
 
 
 class Emulator:
@@ -80,6 +81,7 @@ class Emulator:
         self.signals = Signals()
         self.accesses = 0
         """Peripheral accesses so far."""
+        self._devices: list[tuple[int, int, BusDevice]] = []
         self._time = time
         self._module: Any = unicorn
         self._registers: dict[str, int] = {name.removeprefix("UC_ARM_REG_"): value
@@ -124,6 +126,7 @@ class Emulator:
             except Exception as error:  # noqa: BLE001 - as above
                 self._abort(error)
 
+        self._devices.append((base, base + size, device))
         self._uc.mmio_map(base, size, read, None, write, None)
 
     def hook(self, address: int, callback: Callable[[int], None]) -> None:
@@ -149,6 +152,7 @@ class Emulator:
 
     def stop(self) -> None:
         """End the slice; from a hook, or from a read that may be repeated, never from a write."""
+        self.signals.cut_short = True
         self._uc.emu_stop()
 
     def get(self, name: str) -> int:
@@ -173,6 +177,15 @@ class Emulator:
         except self._module.UcError:
             return False
         return True
+
+    def peek(self, address: int, size: int) -> bytes | None:
+        """What a debugger sees: memory, or peripherals without side effects; None where there is nothing."""
+        for base, end, device in self._devices:
+            if base <= address and address + size <= end:
+                words = range(address & ~3, address + size, 4)
+                data = b"".join(device.peek(word, 4).to_bytes(4, "little") for word in words)
+                return data[address & 3: (address & 3) + size]
+        return self.read(address, size)
 
     def word(self, address: int) -> int:
         """A little-endian word of memory; 0 where there is none."""

@@ -8,6 +8,7 @@ Source: spec/virtual-boards.md sections 3.2, 3.4 and 6 (addresses); priorities a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ai8x.virtual import systick
@@ -65,6 +66,8 @@ class SystemControl:
         self._cycles.run(running=True)
         self._systick = systick.SysTick(time, self.pend)
         self.vectors = vectors
+        self.before_fpu_change: Callable[[], None] = lambda: None
+        """Called before CPACR, which grants access to the floating-point unit, changes."""
         self.sleep_on_exit = False
         self.reset_requested = False
         self._words[_SCS + _CCR] = 0x200  # STKALIGN
@@ -244,6 +247,8 @@ class SystemControl:
         elif register == _STIR:
             self.pend(FIRST_IRQ + (value & 0x1FF))
         else:
+            if register == _CPACR:
+                self.before_fpu_change()
             self._words[_SCS + register] = value
             if register == _SCR:
                 self.sleep_on_exit = bool(value >> 1 & 1)

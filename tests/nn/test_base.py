@@ -18,7 +18,8 @@ from ai8x.quantization import quantize_state
 def trained(bits: int = 8) -> nn.Sequential:
     torch.manual_seed(0)
     model = nn.Sequential(modules.FusedConv2dReLU(2, 4, 3, padding=1), modules.MaxPool2d(2),
-                          modules.FusedAvgPoolConv2d(4, 4, 1), nn.Flatten(), modules.Linear(16, 3, bias=True, wide=True))
+                          modules.FusedAvgPoolConv2d(4, 4, 1), nn.Flatten(),
+                          modules.Linear(16, 3, bias=True, wide=True))
     switch_to_qat(model, QatPolicy(start_epoch=0, weight_bits=bits))
     return model.eval()
 

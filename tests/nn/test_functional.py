@@ -47,8 +47,8 @@ def test_powers_of_two_are_exact() -> None:
         assert float(power) == math.ldexp(1.0, exponent)
 
 
-@given(st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=40), st.sampled_from([0.0, 0.5, 0.9, 0.985, 0.995, 1.0]),
-       st.booleans())
+@given(st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=40),
+       st.sampled_from([0.0, 0.5, 0.9, 0.985, 0.995, 1.0]), st.booleans())
 def test_quantile_interpolates_linearly(values: list[float], quantile: float, with_bias: bool) -> None:
     weight = torch.tensor(values)
     bias = torch.tensor([0.5, -3.0]) if with_bias else None
@@ -145,8 +145,8 @@ def lean_layer(data: Tensor, weight: Tensor, bias: Tensor, bits: int, activation
 
 @pytest.mark.parametrize("scale", [0.05, 1.0, 5.0])
 @pytest.mark.parametrize("bits", arithmetic.WEIGHT_BITS)
-@pytest.mark.parametrize(("activation", "wide"), [*((kind, False) for kind in ACTIVATIONS), (ActivationKind.NONE, True)],
-                         ids=[*IDS, "wide"])
+@pytest.mark.parametrize(("activation", "wide"),
+                         [*((kind, False) for kind in ACTIVATIONS), (ActivationKind.NONE, True)], ids=[*IDS, "wide"])
 def test_outputs_and_gradients_are_those_of_straight_through_rounding(bits: int, scale: float, wide: bool,
                                                                       activation: ActivationKind) -> None:
     generator = torch.Generator().manual_seed(bits)
@@ -166,7 +166,8 @@ def test_outputs_and_gradients_are_those_of_straight_through_rounding(bits: int,
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=IDS)
 def test_gradient_passes_exactly_where_the_rounded_value_needed_no_clamp(activation: ActivationKind) -> None:
-    steps = torch.tensor([-129.0, -128.51, -128.5, -128.0, -127.51, -127.5, -0.1, 0.0, 0.1, 127.0, 127.49, 127.5, 128.0])
+    steps = torch.tensor([-129.0, -128.51, -128.5, -128.0, -127.51, -127.5, -0.1, 0.0, 0.1, 127.0, 127.49, 127.5,
+                          128.0])
     values = (steps / 128).requires_grad_()
     AF.quantize_activation(values, activation).sum().backward()
     expected = {
@@ -189,12 +190,32 @@ def test_float_clamp_passes_gradients_inside_and_on_the_limits(activation: Activ
     assert float(outputs.detach().max()) == 127 / 128
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_changes_between_neighbouring_numbers(dtype: torch.dtype) -> None:
+    def neighbours(value: float) -> Tensor:
+        middle = torch.tensor(value, dtype=dtype)
+        far = torch.tensor(math.inf, dtype=dtype)
+        return torch.stack([torch.nextafter(middle, -far), middle, torch.nextafter(middle, far)]).requires_grad_()
+
+    cases = [(AF.quantize_activation, ActivationKind.NONE, -128.5 / 128, [0, 1, 1]),
+             (AF.quantize_activation, ActivationKind.NONE, 127.5 / 128, [1, 0, 0]),
+             (AF.clamp_activation, ActivationKind.NONE, -1.0, [0, 1, 1]),
+             (AF.clamp_activation, ActivationKind.NONE, 127 / 128, [1, 1, 0]),
+             (AF.clamp_activation, ActivationKind.RELU, 127 / 128, [1, 1, 0])]
+    for function, activation, value, expected in cases:
+        values = neighbours(value)
+        function(values, activation).sum().backward()
+        assert values.grad is not None
+        assert values.grad.tolist() == expected
+
+
 def test_large_tensors_are_computed_in_blocks_with_the_same_result() -> None:
     values = torch.linspace(-2, 2, 3 * AF.BLOCK_ELEMENTS + 17)
     whole = torch.floor(values * 128 + 0.5).clamp(-128, 127) / 128
     assert torch.equal(AF.quantize_activation(values, ActivationKind.NONE), whole)
     strided = values[: 4 * (len(values) // 4)].reshape(4, -1).t()
-    assert torch.equal(AF.quantize_activation(strided, ActivationKind.NONE), whole[: strided.numel()].reshape(4, -1).t())
+    expected = whole[: strided.numel()].reshape(4, -1).t()
+    assert torch.equal(AF.quantize_activation(strided, ActivationKind.NONE), expected)
 
 
 def test_exact_type_changes_at_24_bits() -> None:

@@ -121,7 +121,8 @@ def test_quantisation_arguments_choose_the_mode(arguments: tuple[object, object,
     assert layer.mode is mode
 
 
-@pytest.mark.parametrize("arguments", [(8, None, False), (8, 8, False), (None, None, True), (3, 3, True), (None, 8, True)])
+@pytest.mark.parametrize("arguments", [(8, None, False), (8, 8, False), (None, None, True), (3, 3, True),
+                                       (None, 8, True)])
 def test_other_combinations_of_quantisation_arguments_are_refused(arguments: tuple[object, object, bool]) -> None:
     bits, bias_bits, quantized = arguments
     with pytest.raises(UserError) as caught:

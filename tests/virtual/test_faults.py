@@ -113,9 +113,10 @@ def test_breakpoint_and_undefined_instructions_are_reported(build: Build) -> Non
     assert undefined.cause is StopCause.UNDEFINED and "0xde01" in undefined.reason and "main+0x" in undefined.reason
 
 
-def test_floating_point_without_enabling_the_unit_is_reported(build: Build) -> None:
+@pytest.mark.parametrize("after", ["", "SCB->CPACR = 0xFu << 20;"], ids=["never", "too late"])
+def test_floating_point_without_enabling_the_unit_is_reported(build: Build, after: str) -> None:
     before = "static volatile float value = 2.0f;"
-    result = run(build(main_with("SCB->CPACR = 0; value = value * value;", before=before)))
+    result = run(build(main_with(f"SCB->CPACR = 0; value = value * value; {after}", before=before)))
     assert result.cause is StopCause.FPU_DISABLED and "CPACR" in result.reason
 
 
@@ -133,7 +134,8 @@ def test_vector_table_entry_that_is_no_code_is_reported(build: Build) -> None:
 def test_overwritten_exception_frame_is_reported(build: Build) -> None:
     before = """__attribute__((naked)) void GPIO0_IRQHandler(void) {
         __asm volatile("movs r0, #5\\n str r0, [sp, #28]\\n bx lr"); }"""
-    result = run(build(main_with("NVIC_EnableIRQ(GPIO0_IRQn); NVIC_SetPendingIRQ(GPIO0_IRQn); __DSB();", before=before)))
+    body = "NVIC_EnableIRQ(GPIO0_IRQn); NVIC_SetPendingIRQ(GPIO0_IRQn); __DSB();"
+    result = run(build(main_with(body, before=before)))
     assert result.cause is StopCause.BUS_FAULT and "overwritten" in result.reason
 
 
