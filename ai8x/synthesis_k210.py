@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from ai8x.files import atomic_write
 from ai8x.k210.codegen import RunnerModel, write_runner
-from ai8x.k210.interpreter import run_kmodel
+from ai8x.k210.interpreter import KmodelRun, run_kmodel
 from ai8x.k210.lower import LoweredModel, device_image, lower_network
 from ai8x.report_k210 import chip_report
 from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
 from ai8x.verify import Verdict
-from ai8x.verify_k210 import verify_kmodel, visible_tensor
+from ai8x.verify_k210 import compare_kmodel, visible_tensor
+from ai8x.virtual.k210_verify import verify_kpu_firmware
 
 KMODEL_NAME = "model.kmodel"
 SAMPLE_NAME = "sample.bin"
@@ -51,7 +52,7 @@ def synthesize_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, ann
                                      labels=network.labels))
     files = {path.relative_to(folder).as_posix(): path.stat().st_size
              for path in sorted(folder.rglob("*")) if path.is_file()}
-    verdicts = verify(inputs, lowered, announce) if options.verify else unverified()
+    verdicts = verify(inputs, lowered, run, folder, announce) if options.verify else unverified()
     result = lowered.results[network.outputs[-1]]
 
     def run_outputs(samples: NDArray[Any]) -> NDArray[np.int64]:
@@ -62,11 +63,13 @@ def synthesize_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, ann
                         run_outputs=run_outputs)
 
 
-def verify(inputs: Inputs, lowered: LoweredModel, announce: Announce) -> tuple[Verdict, ...]:
+def verify(inputs: Inputs, lowered: LoweredModel, run: KmodelRun, folder: Path,
+           announce: Announce) -> tuple[Verdict, ...]:
     """Verdicts of the KPU simulator and of the runner's machine code."""
-    announce("k210: running the kmodel on the KPU simulator")
-    return (verify_kmodel(inputs.network, lowered, inputs.sample.values, inputs.trace),
-            Verdict(witness="kpu_firmware", skipped="the virtual K210 board comes with a later version"))
+    announce("k210: comparing the kmodel on the KPU simulator")
+    kmodel = compare_kmodel(inputs.network, lowered, run, inputs.sample.values, inputs.trace)
+    announce("k210: compiling the runner and running it on the virtual board")
+    return kmodel, verify_kpu_firmware(folder, lowered, run)
 
 
 def unverified() -> tuple[Verdict, ...]:

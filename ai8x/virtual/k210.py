@@ -25,18 +25,8 @@ from ai8x.virtual.bus import BusDevice, RegisterFile
 from ai8x.virtual.clock import VirtualTime
 from ai8x.virtual.cortex_m import Stop, StopCause
 from ai8x.virtual.elf import Program, read_program
-from ai8x.virtual.k210_peripherals import (
-    CRYSTAL_HZ,
-    CoreTimer,
-    DmaController,
-    KpuPort,
-    KpuResult,
-    LayerTime,
-    Plic,
-    SystemControl,
-    SystemMemory,
-    Uarths,
-)
+from ai8x.virtual.k210_kpu import DmaController, KpuPort, KpuResult, LayerTime, SystemMemory
+from ai8x.virtual.k210_peripherals import CRYSTAL_HZ, CoreTimer, Plic, SystemControl, Uarths
 from ai8x.virtual.riscv import RiscvEmulator, RiscvHart
 
 MACHINE = "EM_RISCV"

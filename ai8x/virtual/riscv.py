@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +48,17 @@ _LINE_BIT = 1 << _EXTERNAL  # in mie and mip
 _CAUSE_EXTERNAL = 1 << 63 | _EXTERNAL
 _ECALL = (8, 9, 11)
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
+_ELF_MACHINE, _ELF_RISCV = slice(18, 20), 243
+
+
+def is_riscv_firmware(path: Path) -> bool:
+    """Whether an ELF file is for RISC-V; False for anything else, unreadable files included."""
+    try:
+        with path.open("rb") as stream:
+            header = stream.read(_ELF_MACHINE.stop)
+    except OSError:
+        return False  # whoever runs the file reports that it cannot be read
+    return header.startswith(b"\x7fELF") and int.from_bytes(header[_ELF_MACHINE], "little") == _ELF_RISCV
 
 
 class InterruptLine(Protocol):
@@ -86,7 +98,7 @@ class RiscvEmulator:
                                            for name, value in vars(riscv_const).items()
                                            if name.startswith("UC_RISCV_REG_")}
         self._memories: list[NDArray[np.uint8]] = []  # the emulator holds only their addresses
-        self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
+        self._uc: Any = self._module.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
         self._uc.hook_add(unicorn.UC_HOOK_INTR, self._on_exception)
         self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_bad_access)
 
