@@ -1,8 +1,8 @@
 """Writes the reference pages of the manual from the code that they describe.
 
-``python -m ai8x.manual`` writes ``docs/reference/*.md``, ``--check`` only says which pages are stale. The pages hold what
-the code knows anyway: options, keys, limits, registers, error codes (the last from `ai8x.manual_codes`). Nothing here
-is a second statement of a fact, apart from the one-line meanings of the YAML keys. Start at `PAGES` and `main`.
+``python -m ai8x.manual`` writes ``docs/reference/*.md``, ``--check`` only says which pages are stale. The pages hold
+what the code knows anyway: options, keys, limits, registers, error codes (the last from `ai8x.manual_codes`). Nothing
+here is a second statement of a fact, apart from the one-line meanings of the YAML keys. Start at `PAGES` and `main`.
 """
 
 from __future__ import annotations
@@ -234,7 +234,8 @@ def _refusal(key: Key, node: ScalarNode | ListNode) -> str:
 
 def limits_max78000_page() -> str:
     """Constraint functions of the MAX78000 and the numbers they use."""
-    lines = ["What a network may ask of the MAX78000. Everything is checked before anything is written.", "", "## Rules", ""]
+    lines = ["What a network may ask of the MAX78000. Everything is checked before anything is written.",
+             "", "## Rules", ""]
     lines += _table(("Codes", "Rule"), [(codes_in(rule), _rule_of(rule)) for rule in RULES])
     lines += ["", "## Numbers", "", *_record(MAX78000.limits)]
     return _page("Limits of the MAX78000", [*lines, "", "## Memories", "", *_record(MAX78000.geometry)])
@@ -242,8 +243,8 @@ def limits_max78000_page() -> str:
 
 def limits_k210_page() -> str:
     """Constraint functions of the K210 and the numbers they use."""
-    lines = ["What a network may ask of the K210. What cannot be computed bit for bit is refused, never approximated.", "",
-             "## Rules", ""]
+    lines = ["What a network may ask of the K210. What cannot be computed bit for bit is refused, never approximated.",
+             "", "## Rules", ""]
     lines += _table(("Codes", "Rule"), [(codes_in(rule), rule_text(rule) + ".") for rule in k210_constraints.RULES])
     chip = k210_device.K210
     for title, record in (("Numbers", chip.limits), ("Memories", chip.memory), ("Alignment", chip.alignment)):
@@ -315,8 +316,8 @@ def _register_table(registers: Iterable[Register]) -> list[str]:
     for register in registers:
         first = f"`{register.name}`" + (f" x {register.count}" if register.count > 1 else "")
         access = "" if register.access is Access.RW else register.access.value
-        about = "; ".join(part for part in (register.doc, access, f"reset {register.reset:#x}" if register.reset else "")
-                          if part)
+        reset = f"reset {register.reset:#x}" if register.reset else ""
+        about = "; ".join(part for part in (register.doc, access, reset) if part)
         rows.append((f"**{first}**", f"{register.offset:#05x}", "", about, register.source.removeprefix("section ")))
         for field in register.fields:
             bits = str(field.low) if field.width == 1 else f"{field.high}:{field.low}"
@@ -338,8 +339,8 @@ _RANGES = (
 def error_codes_page() -> str:
     """Every code that the source can print."""
     lines = [
-        "Every finding that ai8x prints has a code, a place, what was found, what is allowed and a remedy. `…` stands for a "
-        "name or a number. `I0001` is a defect of ai8x: its message names a log file to report.", "",
+        "Every finding that ai8x prints has a code, a place, what was found, what is allowed and a remedy. `…` stands "
+        "for a name or a number. `I0001` is a defect of ai8x: its message names a log file to report.", "",
         "Exit status: " + ", ".join(f"{status.value} {_status_words(status)}" for status in ExitStatus) + ".",
     ]
     uses = scan_package(PACKAGE)
@@ -393,10 +394,11 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return lines
 
 
-def stale_pages(folder: Path = REFERENCE) -> list[str]:
-    """Names of the pages that differ from what the code says now, missing ones included."""
-    return [name for name, page in PAGES.items()
-            if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != page()]
+def stale_pages(folder: Path = REFERENCE) -> dict[str, str]:
+    """Pages that differ from what the code says now, missing ones included: name -> what it should be."""
+    current = {name: page() for name, page in PAGES.items()}
+    return {name: text for name, text in current.items()
+            if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -410,22 +412,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m ai8x.manual", description="Write docs/reference from the code.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 3 where a page is stale")
+    parser.add_argument("--out", type=Path, default=REFERENCE, metavar="DIR", help="folder (default: docs/reference)")
     arguments = parser.parse_args(argv)
-    return run_main(lambda: _execute(check=arguments.check))
+    return run_main(lambda: _execute(arguments.out, check=arguments.check))
 
 
-def _execute(*, check: bool) -> int:
-    if not REFERENCE.parent.is_dir():
+def _execute(folder: Path, *, check: bool) -> int:
+    if not folder.parent.is_dir():
         raise user_error("E0814", "the manual belongs to a checkout of the repository",
-                         source=Source(file=str(REFERENCE)), help="run this command in a checkout")
+                         source=Source(file=str(folder)), help="run this command in a checkout")
     for code, modules in shared_codes(scan_package(PACKAGE)).items():
         sys.stdout.write(f"notice: {code} has different messages in {', '.join(modules)}\n")
-    stale = stale_pages()
-    for name in stale:
+    stale = stale_pages(folder)
+    for name, text in stale.items():
         if not check:
-            REFERENCE.mkdir(exist_ok=True)
-            write_text(REFERENCE / name, PAGES[name]())
-        sys.stdout.write(f"{'stale' if check else 'wrote'}: docs/reference/{name}\n")
+            folder.mkdir(exist_ok=True)
+            write_text(folder / name, text)
+        sys.stdout.write(f"{'stale' if check else 'wrote'}: {folder / name}\n")
     return ExitStatus.MISMATCH if check and stale else ExitStatus.SUCCESS
 
 

@@ -1,9 +1,9 @@
 """Finds every error code in the source, with message, remedy and module, without running anything.
 
-A code is a string literal such as ``"E0312"`` that a call takes as its argument ``code``. Message and remedy are what the
-same call takes as ``message`` and ``help``; names, conditions and parameters are followed back to the texts they
-stand for. Where a call only hands a code on, its texts are those of the function called. What is known at run time only
-shows as ``…``. Start at `scan_package`.
+A code is a string literal such as ``"E0312"`` that a call takes as its argument ``code``. Message and remedy are what
+the same call takes as ``message`` and ``help``; names, conditions and parameters are followed back to the texts they
+stand for. Where a call only hands a code on, its texts are those of the function called. What is known at run time
+only shows as ``…``. Start at `scan_package`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 _CODE = re.compile(r"[EWI]\d{4}")
 _UNKNOWN = "…"
 _MAX_DEPTH = 5
+
+_TEXT_NODES = (ast.Constant, ast.JoinedStr, ast.IfExp)
 
 Texts = tuple[str, str]
 """Message and remedy."""
@@ -66,7 +68,8 @@ def scan_package(folder: Path) -> tuple[CodeUse, ...]:
     """
     trees = {".".join(path.relative_to(folder).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
              for path in sorted(folder.rglob("*.py"))}
-    callees = {name: callee for tree in trees.values() for name, callee in _callees(tree) if "code" in callee.parameters}
+    callees = {name: callee for tree in trees.values() for name, callee in _callees(tree)
+               if "code" in callee.parameters}
     scans = [_Module(module, tree, callees) for module, tree in trees.items()]
     forwarded = {name: texts for scan in scans for name, texts in scan.forwarded_texts().items()}
     return tuple(sorted({use for scan in scans for use in scan.uses(forwarded)}))
@@ -89,7 +92,8 @@ def codes_in(function: Callable[..., Any]) -> str:
     while pending:
         current = pending.pop()
         tree = ast.parse(textwrap.dedent(inspect.getsource(current)))
-        found.update(node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and _is_code(node.value))
+        found.update(str(node.value) for node in ast.walk(tree)
+                     if isinstance(node, ast.Constant) and _is_code(node.value))
         for name in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
             other = getattr(inspect.getmodule(current), name, None)
             if inspect.isfunction(other) and other.__module__.startswith(package) and other not in seen:
@@ -105,7 +109,7 @@ def _is_code(value: object) -> bool:
 def _callees(tree: ast.Module) -> Iterator[tuple[str, _Callee]]:
     """Functions, methods and classes with an ``__init__``, by the name that a call uses."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef) and node.name != "__init__":
             yield node.name, _callee_of(node)
         elif isinstance(node, ast.ClassDef):
             for item in node.body:
@@ -116,8 +120,8 @@ def _callees(tree: ast.Module) -> Iterator[tuple[str, _Callee]]:
 def _callee_of(node: ast.FunctionDef) -> _Callee:
     positional = [*node.args.posonlyargs, *node.args.args]
     defaults = dict(zip([argument.arg for argument in positional[::-1]], node.args.defaults[::-1], strict=False))
-    defaults |= {argument.arg: value for argument, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-                 if value is not None}
+    keyword_only = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    defaults |= {argument.arg: value for argument, value in keyword_only if value is not None}
     code = defaults.get("code")
     names = tuple(argument.arg for argument in (*positional, *node.args.kwonlyargs) if argument.arg != "self")
     return _Callee(parameters=names, default_code=str(code.value) if isinstance(code, ast.Constant) else "")
@@ -146,7 +150,8 @@ class _Module:
         self._callees = {**callees, **dict(_callees(tree))}
         self._functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         scopes = (*(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)), tree)
-        self._calls = [_Call(node, scope) for scope in scopes for node in _own_nodes(scope) if isinstance(node, ast.Call)]
+        self._calls = [_Call(node, scope) for scope in scopes for node in _own_nodes(scope)
+                       if isinstance(node, ast.Call)]
 
     def forwarded_texts(self) -> dict[str, tuple[Texts, ...]]:
         """Function -> texts of the calls in it whose code is a variable."""
@@ -211,7 +216,7 @@ class _Module:
         if message is None:
             code = self._code_argument(call.node)
             behind = call.node.args[call.node.args.index(code) + 1:] if code in call.node.args else []
-            message = next((part for part in behind if isinstance(part, ast.Constant | ast.JoinedStr | ast.IfExp)), None)
+            message = next((part for part in behind if isinstance(part, _TEXT_NODES)), None)
         messages = self._templates(message, call.scope, nearest_to=call.node.lineno if count > 1 else None)
         if count > 1 and len(messages) == count:
             messages = [messages[index]]
@@ -221,22 +226,26 @@ class _Module:
     def _templates(self, node: ast.expr | None, scope: ast.AST, depth: int = 0, *,
                    nearest_to: int | None = None) -> list[str]:
         """The texts that an expression can give; none where it is no text that the source shows."""
-        if node is None or depth > _MAX_DEPTH:
+        if depth > _MAX_DEPTH:
             return []
-        if isinstance(node, ast.Constant):
-            return [node.value] if isinstance(node.value, str) and node.value else []
-        if isinstance(node, ast.JoinedStr):
-            return self._concatenate([part.value if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.IfExp)
-                                      else part for part in node.values], scope, depth)
+        match node:
+            case ast.Constant(value=str(text)) if text:
+                return [text]
+            case ast.JoinedStr(values=values):
+                return self._concatenate([_condition_in(part) or part for part in values], scope, depth)
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return self._concatenate([left, right], scope, depth)
+            case ast.Name(id=name):
+                return self._variable(name, scope, depth, nearest_to)
+        return [text for part, place in self._alternatives(node, scope)
+                for text in self._templates(part, place, depth + 1)]
+
+    def _alternatives(self, node: ast.expr | None, scope: ast.AST) -> list[tuple[ast.expr | None, ast.AST]]:
+        """Expressions of which one gives the value, with their scopes: arms of a condition, results of a function."""
         if isinstance(node, ast.IfExp):
-            return [text for arm in (node.body, node.orelse) for text in self._templates(arm, scope, depth + 1)]
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return self._concatenate([node.left, node.right], scope, depth)
-        if isinstance(node, ast.Name):
-            return self._variable(node.id, scope, depth, nearest_to)
+            return [(node.body, scope), (node.orelse, scope)]
         if isinstance(node, ast.Call) and (function := self._functions.get(_called_name(node))):
-            return [text for part in _own_nodes(function) if isinstance(part, ast.Return)
-                    for text in self._templates(part.value, function, depth + 1)]
+            return [(part.value, function) for part in _own_nodes(function) if isinstance(part, ast.Return)]
         return []
 
     def _concatenate(self, parts: Iterable[ast.expr], scope: ast.AST, depth: int) -> list[str]:
@@ -264,10 +273,16 @@ def _assignments(scope: ast.AST, name: str) -> list[ast.expr]:
     """Values that a function or module assigns to a name."""
     values = []
     for node in _own_nodes(scope):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            values.append(node.value)  # type: ignore[attr-defined]
-    return [value for value in values if value is not None]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                values.append(node.value)
+    return values
+
+
+def _condition_in(part: ast.expr) -> ast.IfExp | None:
+    """The condition that a part of an f-string shows the result of."""
+    return part.value if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.IfExp) else None
 
 
 def _codes_of(node: ast.expr) -> list[str]:
@@ -278,8 +293,10 @@ def _codes_of(node: ast.expr) -> list[str]:
 
 
 def _called_name(call: ast.Call) -> str:
-    function = call.func
-    return function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
+    match call.func:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ""
 
 
 def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:

@@ -65,6 +65,7 @@ class ChipLayer:
         time_us: at the report's clock.
         utilisation: multiply-accumulates divided by what the unit could do in these cycles, 0 to 1.
         rough: the figure depends on CPU timing or on few measurements.
+        timed: False where no time is known; cycles and time are then 0 and not part of the total.
     """
 
     index: int
@@ -75,6 +76,7 @@ class ChipLayer:
     time_us: float
     utilisation: float
     rough: bool = False
+    timed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,12 +184,14 @@ class Accuracy:
         samples: number of samples.
         correct: how many were classified as labelled.
         mismatches: samples whose outputs differ from the reference in any value.
+        confusion: counts, one row for each true class, one column for each class found.
     """
 
     executor: str
     samples: int
     correct: int
     mismatches: int
+    confusion: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import jinja2
 
-from ai8x.report import ChipReport, MemoryBlock, MemoryMap, Report, Resource
+from ai8x.report import MemoryBlock, MemoryMap, Report, Resource
 
 NUM_HUES = 8
 """Fill colours of the page; tensors take them in turn."""

@@ -51,7 +51,8 @@ def _layer_row(network: Network, lowered: LoweredModel, index: int, step: Step,
     macs = network.layers[step.layer].macs if step.name == network.layers[step.layer].name else 0
     if not isinstance(layer, K210Conv):
         return ChipLayer(index=step.layer, name=step.name, unit="CPU", processors="",
-                         cycles=round(time_us * 1e-6 * K210.kpu_clock_hz), time_us=time_us, utilisation=0.0, rough=True)
+                         cycles=round(time_us * 1e-6 * K210.kpu_clock_hz), time_us=time_us, utilisation=0.0, rough=True,
+                         timed=index in milliseconds)
     compute = timing.kpu_cycles(layer.fields)
     return ChipLayer(index=step.layer, name=step.name, unit="KPU", processors="",
                      cycles=round(time_us * 1e-6 * K210.kpu_clock_hz), time_us=time_us,

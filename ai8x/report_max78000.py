@@ -7,14 +7,14 @@ Source: spec/max78000-cnn.md sections 1, 5, 8 and 11; design/reliability.md sect
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from ai8x.max7800x.cycles import layer_cycles, network_cycles, predicted_time_us, work_from_layer
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.lower import LoweringPlan
-from ai8x.max7800x.placement import format_map
+from ai8x.max7800x.placement import PROCESSORS, format_map
 from ai8x.max7800x.regions import DataRegion, data_regions
 from ai8x.network.ir import NETWORK_INPUT, Activation, Layer, Network, Pool
 from ai8x.report import ChipLayer, ChipReport, MemoryBlock, MemoryMap, Resource
@@ -24,21 +24,24 @@ MACS_PER_PROCESSOR = 9
 """Multiply-accumulates of one processor in one cycle: a 3x3 kernel; section 8.1, "one output slot per clock"."""
 
 
-def chip_report(network: Network, plan: LoweringPlan, files: Mapping[str, int]) -> ChipReport:
+def chip_report(network: Network, plan: LoweringPlan, files: Mapping[str, int],
+                clock_hz: int | None = None) -> ChipReport:
     """Everything the report says about the network on this chip.
 
     Args:
         network: what is computed.
         plan: the placed network.
         files: generated files and their sizes in bytes.
+        clock_hz: accelerator clock; None for the chip's default.
     """
+    clock_hz = clock_hz or plan.device.clock_hz
     works = [work_from_layer(layer, kernels) for layer, kernels in zip(plan.layers, plan.kernels.kernels, strict=True)]
     total = network_cycles(works)
-    rows = tuple(_layer_row(plan, layer, layer_cycles(work)) for layer, work in zip(plan.layers, works, strict=True))
+    rows = tuple(_layer_row(layer, layer_cycles(work), clock_hz) for layer, work in zip(plan.layers, works, strict=True))
     streaming = any(layer.streaming for layer in plan.layers)
     return ChipReport(
-        target=TARGET, title=plan.device.name.upper(), clock_hz=plan.device.clock_hz, layers=rows, total_cycles=total,
-        total_time_us=predicted_time_us(total, plan.device.clock_hz), timing_note=_timing_note(streaming),
+        target=TARGET, title=plan.device.name.upper(), clock_hz=clock_hz, layers=rows, total_cycles=total,
+        total_time_us=predicted_time_us(total, clock_hz), timing_note=_timing_note(streaming),
         memory_maps=(data_memory_map(network, plan),), resources=resources(plan),
         unverified=unverified_facts(network), files=files)
 
@@ -92,11 +95,11 @@ def unverified_facts(network: Network) -> tuple[str, ...]:
     return tuple(facts)
 
 
-def _layer_row(plan: LoweringPlan, layer: HardwareLayer, cycles: int) -> ChipLayer:
-    peak = plan.device.geometry.num_processors * MACS_PER_PROCESSOR
+def _layer_row(layer: HardwareLayer, cycles: int, clock_hz: int) -> ChipLayer:
+    peak = PROCESSORS * MACS_PER_PROCESSOR
     return ChipLayer(
         index=layer.index, name=layer.name, unit="CNN", processors=format_map(layer.processors), cycles=cycles,
-        time_us=cycles / plan.device.clock_hz * 1e6, utilisation=layer.layer.macs / (cycles * peak),
+        time_us=cycles / clock_hz * 1e6, utilisation=layer.layer.macs / (cycles * peak),
         rough=layer.streaming)
 
 

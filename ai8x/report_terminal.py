@@ -7,7 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ai8x.report import ChipReport, Report
+from ai8x.report import Accuracy, ChipReport, Report
+
+MAX_CONFUSION = 20
+"""Classes up to which the confusion table is printed; the report has it in any case."""
 
 
 def print_report(console: Console, report: Report, folder: Path) -> None:
@@ -26,7 +29,20 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
     for row in report.accuracy:
         console.print(f"  {row.executor:14} {row.correct} of {row.samples} test items correct "
                       f"({row.correct / row.samples:.2%}), {row.mismatches} with other outputs than the reference")
+        if 0 < len(row.confusion) <= MAX_CONFUSION:
+            console.print(confusion_table(row))
     console.print(f"\nReport: {folder / 'report.html'}", markup=False)
+
+
+def confusion_table(row: Accuracy) -> Table:
+    """What an executor took the items of every class for."""
+    table = Table(title=f"{row.executor}: true class (rows), class found (columns)", title_justify="left")
+    table.add_column("", justify="right")
+    for found in range(len(row.confusion)):
+        table.add_column(str(found), justify="right")
+    for true, counts in enumerate(row.confusion):
+        table.add_row(str(true), *(str(count) if count else "" for count in counts))
+    return table
 
 
 def layer_table(report: Report) -> Table:
@@ -51,6 +67,6 @@ def chip_table(report: Report, chip: ChipReport) -> Table:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in chip.layers:
         mark = " ~" if row.rough else ""
-        table.add_row(row.name, row.unit, row.processors, f"{row.cycles:,}", f"{row.time_us:,.1f}{mark}",
-                      f"{row.utilisation:.0%}")
+        cycles, time_us = (f"{row.cycles:,}", f"{row.time_us:,.1f}{mark}") if row.timed else ("unknown", "unknown")
+        table.add_row(row.name, row.unit, row.processors, cycles, time_us, f"{row.utilisation:.0%}")
     return table

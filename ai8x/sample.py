@@ -80,6 +80,39 @@ def find_sample(path: Path | None, checkpoint: Checkpoint, dataset: str, dataset
     return Sample(values=as_planes(values), origin=f"random numbers, seed {RANDOM_SEED}")
 
 
+def repeat_words(sample: Sample, *, words: int, increment: int) -> Sample:
+    """A sample made of the first words of another one, as the firmware makes it (``--synthesize-input``).
+
+    A word holds one pixel of four channels. Word i is ``word[i % words] + (i // words) * increment``, carries between
+    the channels included, masked to the channels that there are.
+
+    Args:
+        sample: gives shape and first words.
+        words: words that are repeated, at least 1.
+        increment: added with every repetition.
+
+    Raises:
+        UserError: E0690, no word to repeat.
+
+    Source:
+        spec/max78000-cnn.md section 5.4.
+    """
+    if words < 1:
+        raise user_error("E0690", "there is nothing to repeat", found=f"--synthesize-words {words}",
+                         allowed="1 or more", help="write --synthesize-words 8")
+    channels, height, width = sample.values.shape
+    lanes = np.zeros((-(-channels // 4), height * width, 4), np.uint8)
+    for channel in range(channels):
+        lanes[channel // 4, :, channel % 4] = sample.values[channel].reshape(-1).view(np.uint8)
+    stored = lanes.view("<u4")[..., 0][:, :words].astype(np.int64)
+    index = np.arange(height * width)
+    made = (stored[:, index % words] + index // words * increment) & 0xFFFFFFFF
+    pixels = made.astype("<u4")[..., None].view(np.uint8).reshape(len(lanes), height * width, 4)
+    planes = [pixels[channel // 4, :, channel % 4].reshape(height, width) for channel in range(channels)]
+    values = np.stack(planes).view(np.int8)
+    return Sample(values=values, origin=f"the first {words} words of {sample.origin}, repeated with {increment:#x} added")
+
+
 def read_sample(path: Path) -> NDArray[np.int8]:
     """A sample file: any integer type, -128 to 127, (C, H, W) or (C, L).
 

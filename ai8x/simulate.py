@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     firmware = commands.add_parser("firmware", parents=[common], allow_abbrev=False,
-                                   help="build a project and run it on a virtual MAX78000 board")
+                                   help="build a project and run it on a virtual MAX78000 or K210 board")
     firmware.add_argument("project", type=Path, metavar="PROJECT_DIR|FILE.elf",
                           help="folder with C files, or a linked firmware")
     firmware.add_argument("--max-instructions", type=_positive, metavar="N",
@@ -91,9 +91,13 @@ def _run_firmware(options: argparse.Namespace) -> int:
         if not project.exists():
             raise user_error("E0805", "there is no such project or firmware file", source=Source(file=str(project)),
                              help="name a folder with C files, or an .elf file")
-        return _report(_execute(project, options))
-    from ai8x.toolchain import build_project, is_generated_project
+        from ai8x.virtual.riscv import is_riscv_firmware
 
+        return _run_k210(project, options) if is_riscv_firmware(project) else _report(_execute(project, options))
+    from ai8x.toolchain import build_k210_project, build_project, is_generated_project, is_k210_project
+
+    if is_k210_project(project):
+        return _run_k210(build_k210_project(project), options)
     if is_generated_project(project):
         return _report(_execute(build_project(project), options))
     with tempfile.TemporaryDirectory(prefix="ai8x-") as folder:
@@ -120,16 +124,43 @@ def _execute(elf: Path, options: argparse.Namespace) -> FirmwareResult:
         sys.stdout.flush()
 
 
+def _run_k210(elf: Path, options: argparse.Namespace) -> int:
+    """Run a firmware file for the K210 against the KPU simulator."""
+    from ai8x.virtual.k210 import DEFAULT_BUDGET, K210Board
+
+    if options.gdb:
+        raise user_error("E0815", "the debugger serves firmware for the MAX78000 only", source=Source(file=str(elf)),
+                         found=f"--gdb {options.gdb} with firmware for RISC-V", help="run it without --gdb")
+    board = K210Board(elf, budget=options.max_instructions or DEFAULT_BUDGET, seed=options.seed)
+    try:
+        result = board.run()
+    finally:
+        sys.stdout.write(board.console)
+        sys.stdout.flush()
+    _print_verdict(result.console, result.passed, result.reason)
+    print(f"KPU: {len(result.layers)} layers; {result.bus_accesses} accesses to peripherals")
+    _print_unknown(result.unknown_addresses)
+    return ExitStatus.SUCCESS if result.passed else ExitStatus.MISMATCH
+
+
+def _print_verdict(console: str, passed: bool, reason: str) -> None:
+    if console and not console.endswith("\n"):
+        print()
+    print(f"firmware: {'passed' if passed else 'failed'}: {reason}")
+
+
+def _print_unknown(addresses: Sequence[int]) -> None:
+    if addresses:
+        shown = ", ".join(f"0x{address:08x}" for address in addresses[:_SHOWN_FAILURES])
+        print(f"notice: accesses to peripherals that are not modelled: {shown}")
+
+
 def _report(result: FirmwareResult) -> int:
     statistics = result.statistics
-    if result.console and not result.console.endswith("\n"):
-        print()
-    print(f"firmware: {'passed' if result.passed else 'failed'}: {result.reason}")
+    _print_verdict(result.console, result.passed, result.reason)
     print(f"accelerator: {statistics.accelerator_writes} writes, {statistics.accelerator_reads} reads, "
           f"{statistics.fifo_words} FIFO words, {statistics.inferences} inferences")
-    if statistics.unknown_addresses:
-        shown = ", ".join(f"0x{address:08x}" for address in statistics.unknown_addresses[:_SHOWN_FAILURES])
-        print(f"notice: accesses to peripherals that are not modelled: {shown}")
+    _print_unknown(statistics.unknown_addresses)
     return ExitStatus.SUCCESS if result.passed else ExitStatus.MISMATCH
 
 

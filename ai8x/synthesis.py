@@ -20,6 +20,7 @@ from ai8x import __version__
 from ai8x.checkpoint import Checkpoint, read_checkpoint
 from ai8x.errors import Diagnostic, Diagnostics, ExitStatus, Source, UserError, user_error
 from ai8x.files import atomic_write, check_replaceable, digest, npz_bytes, output_folder, write_json, write_text
+from ai8x.max7800x.options import DEFAULT_PROJECT, ProjectOptions, plain_options
 from ai8x.network.build import build_network
 from ai8x.network.ir import Network
 from ai8x.network.reference import Trace, run_network
@@ -28,7 +29,7 @@ from ai8x.network.yaml_file import NetworkFile, read_network_file
 from ai8x.report import Accuracy, ChipReport, Report, to_json
 from ai8x.report_html import render_html
 from ai8x.report_network import layer_rows
-from ai8x.sample import Sample, find_sample, sample_shape_error
+from ai8x.sample import Sample, find_sample, repeat_words, sample_shape_error
 from ai8x.verify import Verdict
 
 TARGETS = ("max78000", "k210")
@@ -54,10 +55,9 @@ class SynthesisOptions:
         verify: run simulators and machine code.
         overwrite: replace an output folder that holds foreign files.
         average_rounded: average pooling rounds (``--avg-pool-rounding``).
-        fifo: feed the MAX78000's input through the FIFO.
-        board: board of the vendor's SDK.
-        softmax: print a class table.
         test_samples: items of the data set's test part to run on the simulators; the reference runs all of them.
+        dataset: data set for that, and for the sample; empty = the one that the network file names.
+        max78000: choices for the MAX78000's project.
     """
 
     network: Path
@@ -68,10 +68,9 @@ class SynthesisOptions:
     verify: bool = True
     overwrite: bool = False
     average_rounded: bool = False
-    fifo: bool = False
-    board: str = "EvKit_V1"
-    softmax: bool = True
     test_samples: int = 0
+    dataset: str = ""
+    max78000: ProjectOptions = DEFAULT_PROJECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +151,7 @@ def synthesize(options: SynthesisOptions, announce: Announce = lambda line: None
     announce(f"{inputs.network.name}: {len(inputs.network.layers)} layers, sample {inputs.sample.origin}")
     with output_folder(options.out, _manifest(options), overwrite=options.overwrite) as folder:
         results = tuple(_stage(target)(inputs, options, folder / target, announce) for target in options.targets)
-        accuracy = measure_accuracy(inputs, results, options.test_samples, announce) if options.test_samples else ()
+        accuracy = measure_accuracy(inputs, results, options, announce) if options.test_samples else ()
         result = _conclude(inputs, options, results, accuracy)
         _write_reports(folder, inputs, result)
     return result
@@ -168,7 +167,10 @@ def read_inputs(options: SynthesisOptions) -> Inputs:
     checkpoint = read_checkpoint(options.checkpoint)
     warnings = Diagnostics()
     parameters = parameters_from_state(checkpoint.state, file=str(options.checkpoint), warnings=warnings)
-    sample = find_sample(options.sample, checkpoint, file.dataset, first_test_item)
+    sample = find_sample(options.sample, checkpoint, options.dataset or file.dataset, first_test_item)
+    if options.max78000.synthetic_input is not None:
+        synthetic = options.max78000.synthetic_input
+        sample = repeat_words(sample, words=synthetic.words, increment=synthetic.increment)
     try:
         network = build_network(file, parameters, sample.shape, checkpoint_arch=checkpoint.arch or None,
                                 average_rounded=options.average_rounded)
@@ -190,19 +192,20 @@ def first_test_item(name: str) -> NDArray[Any] | None:
     return None if items is None else items.inputs[0]
 
 
-def measure_accuracy(inputs: Inputs, results: Sequence[TargetResult], count: int,
+def measure_accuracy(inputs: Inputs, results: Sequence[TargetResult], options: SynthesisOptions,
                      announce: Announce) -> tuple[Accuracy, ...]:
-    """Classify the data set's test part: all of it with the reference, ``count`` items on every simulator.
+    """Classify the data set's test part: all of it with the reference, some items on every simulator.
 
     Raises:
         UserError: E0614, the data set is not to be had.
     """
     from ai8x.training.test_set import load_test_set
 
-    items = load_test_set(inputs.network.dataset)
+    dataset, count = options.dataset or inputs.network.dataset, options.test_samples
+    items = load_test_set(dataset)
     if items is None:
-        raise user_error("E0614", f"the data set '{inputs.network.dataset}' is not to be had here",
-                         source=Source(file=str(inputs.file.path)), help="leave --test-samples out")
+        raise user_error("E0614", f"the data set '{dataset}' is not to be had here",
+                         source=Source(file=str(inputs.file.path)), help="leave --samples out")
     announce(f"classifying {len(items.targets)} test items with the reference, {min(count, len(items.targets))} on "
              "the simulators")
     last = inputs.network.outputs[-1]
@@ -220,8 +223,12 @@ def _accuracy(executor: str, expected: NDArray[Any], found: NDArray[Any], target
     samples = len(targets)
     flat = found.reshape(samples, -1)
     mismatches = int((expected.reshape(samples, -1) != flat).any(axis=1).sum())
-    return Accuracy(executor=executor, samples=samples, correct=int((flat.argmax(axis=1) == targets).sum()),
-                    mismatches=mismatches)
+    chosen = flat.argmax(axis=1)
+    classes = max(flat.shape[1], int(targets.max(initial=0)) + 1)
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (targets, chosen), 1)
+    return Accuracy(executor=executor, samples=samples, correct=int((chosen == targets).sum()), mismatches=mismatches,
+                    confusion=tuple(tuple(row) for row in confusion.tolist()))
 
 
 def _stage(target: str) -> Callable[[Inputs, SynthesisOptions, Path, Announce], TargetResult]:
@@ -248,10 +255,17 @@ def _conclude(inputs: Inputs, options: SynthesisOptions, results: Sequence[Targe
         input_shape=network.input_shape.as_tuple(), sample=inputs.sample.origin, layers=layer_rows(network),
         chips=tuple(result.chip for result in results),
         verification={verdict.witness: str(verdict) for verdict in verdicts}, accuracy=accuracy,
-        messages=tuple(message.headline() for message in messages))
+        messages=tuple(_without_folder(message).headline() for message in messages))
     different = any(row.mismatches for row in accuracy)
     return SynthesisResult(folder=options.out, report=report, verdicts=verdicts, messages=messages,
                            accuracy_differs=different)
+
+
+def _without_folder(message: Diagnostic) -> Diagnostic:
+    """The message with its file's bare name: where files lie is nobody's business in what is passed on."""
+    if message.source is None:
+        return message
+    return replace(message, source=replace(message.source, file=Path(message.source.file).name))
 
 
 def _write_reports(folder: Path, inputs: Inputs, result: SynthesisResult) -> None:
@@ -268,7 +282,7 @@ def _manifest(options: SynthesisOptions) -> dict[str, Any]:
     return {
         "tool": "ai8x", "version": __version__,
         "inputs": {path.name: digest(path.read_bytes()) for path in sources if path.is_file()},
-        "options": {"targets": list(options.targets), "verify": options.verify, "board": options.board,
-                    "average_rounded": options.average_rounded, "fifo": options.fifo, "softmax": options.softmax,
-                    "test_samples": options.test_samples},
+        "options": {"targets": list(options.targets), "verify": options.verify, "dataset": options.dataset,
+                    "average_rounded": options.average_rounded, "test_samples": options.test_samples,
+                    "max78000": plain_options(options.max78000)},
     }

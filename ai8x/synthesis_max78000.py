@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ai8x.errors import Diagnostic, HardwareFault, UserError
-from ai8x.max7800x.codegen import CodegenOptions, write_project
+from ai8x.errors import Diagnostic, HardwareFault, UserError, user_error
+from ai8x.max7800x.codegen import write_project
 from ai8x.max7800x.constraints import check_network
 from ai8x.max7800x.cycles import network_cycles, work_from_geometry
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.geometry import hardware_layers
 from ai8x.max7800x.kernels import plan_kernels
 from ai8x.max7800x.lower import LoweringPlan, lower_network
+from ai8x.max7800x.lower_data import OutputRegion, store_few_words, unload_regions
+from ai8x.max7800x.options import Core, ProjectOptions, check_options
 from ai8x.max7800x.placement import Placement, PlacementOptions, place_network
 from ai8x.max7800x.program import Program
 from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.ir import Network
 from ai8x.report_max78000 import chip_report
 from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
-from ai8x.toolchain import build_project, missing_tools
+from ai8x.toolchain import RISCV, build_project, missing_tools
 from ai8x.verify import Verdict
 from ai8x.verify_max78000 import SEEDS, compare_layers, run_samples, verify_simulator
 from ai8x.virtual.max78000 import run_firmware
@@ -47,22 +50,48 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
     Raises:
         UserError: the network does not fit the chip.
     """
-    network = inputs.network
+    project = options.max78000
+    check_options(project)
     announce("max78000: placing and checking")
     plan, messages = plan_network(inputs, options)
-    program = lower_network(network, plan, inputs.sample.values, inputs.trace)
+    network = cut_network(inputs.network, project.stop_after)
+    lowering = replace(project.lower, unload=_unload_regions(inputs, project))
+    program = lower_network(network, plan, inputs.sample.values, inputs.trace, lowering)
+    if project.synthetic_input is not None:
+        program = store_few_words(program, project.synthetic_input, network.input_shape.channels)
     announce("max78000: writing the C project")
     folder.mkdir()
-    write_project(program, network, folder, CodegenOptions(board=options.board, softmax=options.softmax))
+    write_project(program, network, folder, project.code)
     files = {path.relative_to(folder).as_posix(): path.stat().st_size
              for path in sorted(folder.rglob("*")) if path.is_file()}
-    verdicts = _verify(network, plan, program, inputs.trace, folder, announce) if options.verify else _unverified()
+    subject = Subject(network=network, plan=plan, program=program, trace=inputs.trace, folder=folder, options=project)
+    verdicts = _verify(subject, announce) if options.verify else _unverified()
 
     def run_outputs(samples: NDArray[Any]) -> NDArray[np.int64]:
         return np.stack(list(run_samples(plan.device, program, plan.layers, samples)))
 
-    return TargetResult(verdicts=verdicts, chip=chip_report(network, plan, files), messages=messages,
-                        run_outputs=run_outputs)
+    chip = chip_report(network, plan, files, clock_hz=project.lower.clock_hz)
+    # A network that was cut has no classes to count.
+    return TargetResult(verdicts=verdicts, chip=chip, messages=messages,
+                        run_outputs=run_outputs if project.stop_after is None else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Subject:
+    """A generated project under verification.
+
+    Args:
+        network, plan, program, trace: what the project was generated from.
+        folder: the project.
+        options: how.
+    """
+
+    network: Network
+    plan: LoweringPlan
+    program: Program
+    trace: Mapping[int, NDArray[Any]]
+    folder: Path
+    options: ProjectOptions
 
 
 def plan_network(inputs: Inputs, options: SynthesisOptions) -> tuple[LoweringPlan, tuple[Diagnostic, ...]]:
@@ -74,40 +103,75 @@ def plan_network(inputs: Inputs, options: SynthesisOptions) -> tuple[LoweringPla
     Raises:
         UserError: every error found, together.
     """
-    file = inputs.file
-    placement_options = PlacementOptions(fifo=options.fifo, output_map=file.output_map,
-                                         output_map_source=file.sources.get("output_map"))
+    file, project = inputs.file, options.max78000
+    placement_options = PlacementOptions(
+        fifo=project.fifo, fast_fifo=project.fast_fifo, quad=project.quad, ignore_streaming=project.ignore_streaming,
+        output_map=file.output_map, output_map_source=file.sources.get("output_map"))
     placement: Placement = place_network(inputs.network, file.hints, MAX78000, placement_options)
-    diagnostics = check_network(inputs.network, placement, MAX78000)
+    network = cut_network(inputs.network, project.stop_after)
+    placement = replace(placement, layers=placement.layers[:len(network.layers)])
+    diagnostics = check_network(network, placement, MAX78000, deduplicate=project.deduplicate)
     diagnostics.raise_if_errors()
-    layers = hardware_layers(inputs.network, placement, MAX78000)
-    plan = LoweringPlan(device=MAX78000, layers=layers, placement=placement, kernels=plan_kernels(layers, MAX78000))
-    return plan, diagnostics.items
+    layers = hardware_layers(network, placement, MAX78000)
+    kernels = plan_kernels(layers, MAX78000, deduplicate=project.deduplicate)
+    return LoweringPlan(device=MAX78000, layers=layers, placement=placement, kernels=kernels), diagnostics.items
 
 
-def _verify(network: Network, plan: LoweringPlan, program: Program, trace: Mapping[int, NDArray[Any]], folder: Path,
-            announce: Announce) -> tuple[Verdict, ...]:
+def cut_network(network: Network, last: int | None) -> Network:
+    """The network up to a layer, whose output becomes the result.
+
+    Args:
+        network: the whole network.
+        last: index of the last layer; None for the whole network.
+
+    Raises:
+        UserError: E0398, there is no such layer.
+    """
+    if last is None or last == len(network.layers) - 1:
+        return network
+    if not 0 <= last < len(network.layers):
+        raise user_error("E0398", f"there is no layer {last} to stop after", found=f"--stop-after {last}",
+                         allowed=f"0 to {len(network.layers) - 1}", help="write the index of a layer")
+    return replace(network, layers=network.layers[:last + 1], outputs=(last,), labels=())
+
+
+def _unload_regions(inputs: Inputs, project: ProjectOptions) -> tuple[OutputRegion, ...]:
+    """What the network file says about unloading; it describes the whole network only."""
+    if project.stop_after is not None:
+        return ()
+    return unload_regions(inputs.file.unload, MAX78000)
+
+
+def _verify(subject: Subject, announce: Announce) -> tuple[Verdict, ...]:
     announce("max78000: running the register program on the simulator")
-    simulator = verify_simulator(network, plan.layers, program, trace)
-    return simulator, verify_firmware(network, plan, program, trace, folder, announce)
+    simulator = verify_simulator(subject.network, subject.plan.layers, subject.program, subject.trace)
+    return simulator, verify_firmware(subject, announce)
 
 
 def _unverified() -> tuple[Verdict, ...]:
     return tuple(Verdict(witness=witness, skipped="--no-verify") for witness in ("simulator", "firmware"))
 
 
-def verify_firmware(network: Network, plan: LoweringPlan, program: Program, trace: Mapping[int, NDArray[Any]],
-                    folder: Path, announce: Announce) -> Verdict:
+def verify_firmware(subject: Subject, announce: Announce) -> Verdict:
     """Compile the project, run it on the virtual board, compare the bus traffic and every layer.
 
+    A project for both cores is built only: there is no emulator of the RISC-V core. Firmware that never ends is not
+    run either.
+
     Args:
-        network, plan, program, trace: what the project was generated from.
-        folder: the project.
+        subject: the project.
         announce: told about progress.
     """
-    witness = "firmware"
-    if missing := missing_tools():
+    witness, program, folder = "firmware", subject.program, subject.folder
+    two_cores = subject.options.code.core is Core.RISCV
+    if missing := missing_tools() or (missing_tools(RISCV) if two_cores else ""):
         return Verdict(witness=witness, skipped=missing)
+    if two_cores or subject.options.code.forever:
+        announce("max78000: compiling the project")
+        with tempfile.TemporaryDirectory(prefix="ai8x-build-") as build:
+            build_project(folder, build_dir=Path(build))
+        reason = "there is no emulator of the RISC-V core" if two_cores else "--forever has no end"
+        return Verdict(witness=witness, skipped=f"built, not run: {reason}")
     announce("max78000: compiling the project and running it on the virtual board")
     accelerator = Accelerator(seed=SEEDS[0], powered=False)
     writes: list[tuple[int, int, int]] = []
@@ -127,7 +191,7 @@ def verify_firmware(network: Network, plan: LoweringPlan, program: Program, trac
     expected = list(program.bus_writes())
     if writes[:len(expected)] != expected:
         return Verdict(witness=witness, difference=first_write_difference(expected, writes))
-    return compare_layers(witness, network, plan.layers, accelerator, trace)
+    return compare_layers(witness, subject.network, subject.plan.layers, accelerator, subject.trace)
 
 
 def inference_cycles(accelerator: Accelerator) -> int:

@@ -19,7 +19,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("max7800x", "k210"),
     ("virtual", "verify", "verify_max78000", "verify_k210", "report", "report_html", "report_k210", "report_max78000",
      "report_network", "report_terminal"),
-    ("cli", "simulate", "synthesis", "synthesis_max78000", "synthesis_k210"),
+    ("cli", "simulate", "synthesis", "synthesis_max78000", "synthesis_k210", "manual", "manual_codes"),
 )
 TRAINING = ("nn", "training", "compatibility", "quantization")
 HEAVY = ("torch", "torchvision", "unicorn", "elftools", "tensorboard", "sklearn", "onnx", "matplotlib")

@@ -339,7 +339,7 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, suffix: str, monkeyp
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("value", [np.float32(1), {"a": [Path("x")]}, (1, object()), {1, 2}, torch.optim.SGD], ids=str)
+@pytest.mark.parametrize("value", [np.float32(1), {"a": [Path("x")]}, (1, object()), {1, 2}, torch.optim.SGD], ids=lambda value: type(value).__name__)
 def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, value: object) -> None:
     assert not is_storable(value)
     with pytest.raises(TypeError):

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ai8x.errors import Diagnostic, ExitStatus, HardwareFault, UserError, format_diagnostics
 

@@ -66,7 +66,7 @@ def _execute(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     output = _run("1/4  training, quantisation-aware from epoch 40", "train.py", "--qat-start", "40",
-                  "--seed", str(arguments.seed), "--out-dir", str(out / "runs"))
+                  "--seed", str(arguments.seed), "--print-freq", "1000", "--out-dir", str(out / "runs"))
     training = json.loads(output.strip().splitlines()[-1])
     quantized = out / "digits-q.pth.tar"
     _run("2/4  folding to integers", "quantize.py", training["checkpoints"]["qat_best"], str(quantized))
@@ -127,7 +127,7 @@ def summary_rows(result: DemoResult) -> list[tuple[str, str]]:
     for chip in report["chips"]:
         rows.append((f"{chip['title']}: time", f"{chip['total_cycles']:,} cycles, {chip['total_time_us'] / 1e3:.3f} ms at "
                                                f"{chip['clock_hz'] / 1e6:.0f} MHz (estimated)"))
-        used = (f"{r['name'].lower()} {r['used']:,} of {r['capacity']:,} {r['unit']}" for r in chip["resources"][:2])
+        used = (f"{r['name']} {r['used']:,} of {r['capacity']:,} {r['unit']}" for r in chip["resources"][:2])
         rows.append((f"{chip['title']}: memory", ", ".join(used)))
     rows += [(f"Verified: {witness}", verdict) for witness, verdict in report["verification"].items()]
     rows += [("Training run", result.training["run"]), ("Report", str(result.folder / "report.html")),

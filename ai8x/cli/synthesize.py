@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai8x.cli.common import CommandParser, print_diagnostics, run_main
+from ai8x.cli.synthesize_options import add_project_options, project_options
 from ai8x.errors import user_error
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("out")
 """Parent of the output folder where ``--out`` is not given."""
-
-BOARDS = ("EvKit_V1", "FTHR_RevA")
-"""Boards that the generated Makefile knows without the vendor's SDK."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,8 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
                     "MAX78000 and the Kendryte K210.",
         epilog="Exit status: 0 verified, 2 input refused, 3 an executor differs from the reference.")
     inputs = parser.add_argument_group("input")
-    inputs.add_argument("network", type=Path, metavar="NET.yaml", help="network description")
-    inputs.add_argument("checkpoint", type=Path, metavar="CKPT", help="quantised checkpoint (.pth.tar or .safetensors)")
+    inputs.add_argument("network", nargs="?", type=Path, metavar="NET.yaml", help="network description")
+    inputs.add_argument("checkpoint", nargs="?", type=Path, metavar="CKPT",
+                        help="quantised checkpoint (.pth.tar or .safetensors)")
     inputs.add_argument("--sample-input", type=Path, metavar="X.npy",
                         help="input to verify with, integers -128..127 of shape (C, H, W) or (C, L) "
                              "(default: the checkpoint's, else the data set's first test item)")
@@ -55,40 +54,83 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--overwrite", action="store_true", help="replace an output folder with files that are not ours")
     chip = parser.add_argument_group("chip")
     chip.add_argument("--avg-pool-rounding", action="store_true", help="average pooling rounds instead of truncating")
-    chip.add_argument("--fifo", action="store_true", help="max78000: feed the input through the FIFO")
-    chip.add_argument("--board", default=BOARDS[0], choices=BOARDS,
-                      help="max78000: board of the vendor's SDK (default: EvKit_V1)")
-    chip.add_argument("--no-softmax", dest="softmax", action="store_false", help="max78000: print no class table")
     check = parser.add_argument_group("verification")
     check.add_argument("--no-verify", dest="verify", action="store_false", help="generate only, run nothing")
-    check.add_argument("--test-samples", type=int, default=0, metavar="N",
+    check.add_argument("--samples", "--test-samples", dest="test_samples", type=int, default=0, metavar="N",
                        help="also classify the data set's test part: all of it with the reference, N items on each "
                             "simulator (default: 0, none)")
+    check.add_argument("--dataset", metavar="NAME", help="data set for that (default: the network description's)")
     other = parser.add_argument_group("messages")
     other.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     other.add_argument("--json-errors", action="store_true", help="print diagnostics as JSON on standard error")
     parser.advanced(other, "--debug", action="store_true", help="show tracebacks of internal errors")
+    add_project_options(parser)
+    _add_vendor_spellings(parser)
     return parser
+
+
+def _add_vendor_spellings(parser: CommandParser) -> None:
+    """The names under which the vendor's tool takes files, folders and the device."""
+    group = parser.add_argument_group("other spellings")
+    parser.advanced(group, "--config-file", type=Path, metavar="NET.yaml", help="network description")
+    parser.advanced(group, "--checkpoint-file", type=Path, metavar="CKPT", help="quantised checkpoint")
+    parser.advanced(group, "--test-dir", type=Path, metavar="DIR", help="parent of the output folder")
+    parser.advanced(group, "--prefix", metavar="NAME", help="name of the output folder (default: that of the network file)")
+    parser.advanced(group, "--device", metavar="NAME", help="chip, such as MAX78000")
+
+
+def _input_file(arguments: argparse.Namespace, name: str, other: str) -> Path:
+    """A file given by its place on the command line or by an option.
+
+    Raises:
+        UserError: E0290, it is not given, or twice.
+    """
+    given = [path for path in (getattr(arguments, name), getattr(arguments, other)) if path is not None]
+    if len(given) == 1:
+        return Path(given[0])
+    option = f"--{other.replace('_', '-')}"
+    raise user_error("E0290", f"the {name} is given {len(given)} times", found=", ".join(map(str, given)) or "nothing",
+                     allowed=f"one file, by its place or with {option}", help="write synthesize.py NET.yaml CKPT")
+
+
+def _targets(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The chips to synthesise for.
+
+    Raises:
+        UserError: E0301, E0302 an unknown device.
+    """
+    from ai8x.device import canonical_name
+    from ai8x.synthesis import TARGETS
+
+    if arguments.device is not None:
+        return (canonical_name(arguments.device),)
+    return TARGETS if arguments.target == "all" else (arguments.target,)
+
+
+def _folder(arguments: argparse.Namespace, network: Path) -> Path:
+    if arguments.out is not None:
+        return Path(arguments.out)
+    return (arguments.test_dir or DEFAULT_OUT) / (arguments.prefix or network.stem)
 
 
 def options_from(arguments: argparse.Namespace) -> SynthesisOptions:
     """The library's options.
 
     Raises:
-        UserError: E0210, a number of test samples below 0.
+        UserError: E0290 a missing file, E0210 a number of test samples below 0, E0301 an unknown device, E0392 to
+            E0397 options of the MAX78000.
     """
-    from ai8x.synthesis import TARGETS, SynthesisOptions
+    from ai8x.synthesis import SynthesisOptions
 
     if arguments.test_samples < 0:
-        raise user_error("E0210", "--test-samples counts items", found=str(arguments.test_samples),
-                         allowed="0 or more", help="write --test-samples 100")
-    targets = TARGETS if arguments.target == "all" else (arguments.target,)
-    out = arguments.out or DEFAULT_OUT / arguments.network.stem
+        raise user_error("E0210", "--samples counts items", found=str(arguments.test_samples),
+                         allowed="0 or more", help="write --samples 100")
+    network = _input_file(arguments, "network", "config_file")
     return SynthesisOptions(
-        network=arguments.network, checkpoint=arguments.checkpoint, out=out, targets=targets,
-        sample=arguments.sample_input, verify=arguments.verify, overwrite=arguments.overwrite,
-        average_rounded=arguments.avg_pool_rounding, fifo=arguments.fifo, board=arguments.board,
-        softmax=arguments.softmax, test_samples=arguments.test_samples)
+        network=network, checkpoint=_input_file(arguments, "checkpoint", "checkpoint_file"),
+        out=_folder(arguments, network), targets=_targets(arguments), sample=arguments.sample_input,
+        verify=arguments.verify, overwrite=arguments.overwrite, average_rounded=arguments.avg_pool_rounding,
+        test_samples=arguments.test_samples, dataset=arguments.dataset or "", max78000=project_options(arguments))
 
 
 def _execute(arguments: argparse.Namespace) -> int:

@@ -84,15 +84,17 @@ def conv_geometry_is_exact(layer: Layer, network: Network) -> Finding | None:
 
 
 def pooling_is_exact(layer: Layer, network: Network) -> Finding | None:
-    """Windows 2x2 at stride 2 or 4x4 at stride 4, subsampling by 2 or 4; averages of 4x4 only of values >= 0.
+    """Windows 2x2 at stride 2 or 4x4 at stride 4, subsampling by 2 or 4 of sizes that it divides.
 
     Source: sections 6, 13.2 and 13.3.
     """
-    if layer.pool.is_identity or pool_shape(layer.pool) is not None:
+    shape, pool = layer.operand_shape, layer.pool
+    kept = (shape.height // pool.stride[0], shape.width // pool.stride[1])  # the KPU drops what is left over
+    if pool.is_identity or (pool_shape(pool) is not None and pool.output_size(shape.height, shape.width) == kept):
         return None
     return Finding(code="E0352", message="this pooling has no exact KPU form in this version",
-                   found=f"{layer.pool.kind.value} {layer.pool.window} at stride {layer.pool.stride}",
-                   help="use 2x2 at stride 2, or --target max78000")
+                   found=f"{pool.kind.value} {pool.window} at stride {pool.stride} of {shape}",
+                   help="use 2x2 at stride 2 on an even number of rows and columns, or --target max78000")
 
 
 def average_is_exact(layer: Layer, network: Network) -> Finding | None:

@@ -172,8 +172,9 @@ class _Builder:
         fused = self._fused_pool(last_of) if last_of is not None and late.is_identity else late
         carried = fused if self._carries(fused, layer, operands_are_non_negative(layer, self._network)) else _NO_POOL
         parameters = exact_parameters(combination_weights(layer, view), zero_bias(own.channels), shift=0, low=INT8.min)
+        shape = TensorShape(own.channels, view.height, view.width)  # early pooling has been done
         step = self._emit(layer, f"{layer.name}: {layer.eltwise.value if layer.eltwise else ''}", view, parameters,
-                          carried, own)
+                          carried, shape)
         target = self._conv_step(step).target
         if carried != fused:
             step = self._pool_step(layer, MapView(parts=(target,)), fused)
@@ -238,8 +239,11 @@ class _Builder:
 
     def _emit(self, layer: Layer, name: str, view: MapView, parameters: KpuParameters, pool: PoolSpec,
               shape: TensorShape, *, depthwise: bool = False, code: int | None = None) -> int:
-        """Append a KPU layer and return its step index. ``shape`` is the output before pooling."""
-        height, width = pool.output_size(shape.height, shape.width)
+        """Append a KPU layer and return its step index. ``shape`` is the output before pooling.
+
+        The KPU drops trailing rows and columns that do not fill a step of its pooling (section 6).
+        """
+        height, width = shape.height // pool.stride[0], shape.width // pool.stride[1]
         index = len(self._steps)
         target = KpuMap(name=f"step{index}", channels=shape.channels, height=height, width=width)
         self._steps.append(ConvStep(

@@ -35,7 +35,9 @@ RULES: tuple[LayerRule | NetworkRule, ...] = (
 """Every rule, in the order in which they are applied; their docstrings are the manual's table."""
 
 
-def check_network(network: Network, placement: Placement, device: Max7800x) -> Diagnostics:
+def check_network(
+    network: Network, placement: Placement, device: Max7800x, *, deduplicate: bool = True
+) -> Diagnostics:
     """Hold a placed network against every limit of the chip.
 
     Rules about data of several layers together (overlaps, weight and bias memory) need layers that are right by
@@ -45,6 +47,7 @@ def check_network(network: Network, placement: Placement, device: Max7800x) -> D
         network: what is computed.
         placement: where its data lies.
         device: the chip.
+        deduplicate: equal weights, and equal biases, are stored once.
 
     Returns:
         Errors, warnings and notices, layer by layer; nothing is raised.
@@ -54,7 +57,11 @@ def check_network(network: Network, placement: Placement, device: Max7800x) -> D
     """
     diagnostics = Diagnostics()
     subject = Subject(
-        network=network, placement=placement, layers=hardware_layers(network, placement, device), device=device
+        network=network,
+        placement=placement,
+        layers=hardware_layers(network, placement, device),
+        device=device,
+        deduplicate=deduplicate,
     )
     for layer in subject.layers:
         for rule in (*LAYER_RULES, *OPERAND_RULES, *PROCESSOR_RULES, *MEMORY_RULES):

@@ -24,12 +24,14 @@ class Subject:
         placement: where its data lies.
         layers: the layers in hardware form.
         device: the chip.
+        deduplicate: equal weights, and equal biases, are stored once.
     """
 
     network: Network
     placement: Placement
     layers: tuple[HardwareLayer, ...]
     device: Max7800x
+    deduplicate: bool = True
 
     @property
     def limits(self) -> Limits:

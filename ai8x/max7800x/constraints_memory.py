@@ -116,7 +116,7 @@ def check_weight_memory(subject: Subject) -> Iterator[Diagnostic]:
     Every layer starts at a multiple of 4 words, and its mask counter ends below 65536.
     """
     try:
-        places = allocate_kernels(subject.layers, subject.device)
+        places = allocate_kernels(subject.layers, subject.device, deduplicate=subject.deduplicate)
     except UserError as error:
         yield from error.diagnostics
         return
@@ -139,7 +139,7 @@ def check_weight_memory(subject: Subject) -> Iterator[Diagnostic]:
 def check_bias_memory(subject: Subject) -> Iterator[Diagnostic]:
     """The bias of a layer lies within one quadrant; a quadrant holds 512 entries."""
     try:
-        allocate_biases(subject.layers, subject.device)
+        allocate_biases(subject.layers, subject.device, deduplicate=subject.deduplicate)
     except UserError as error:
         yield from error.diagnostics
 

@@ -204,6 +204,25 @@ def check_fast_fifo(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnost
         ).at(layer)
 
 
+def check_quad(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+    """Quad mode: the input comes through the fast FIFO; layer 0 has at most 64 output channels, from a processor
+    divisible by 4 on.
+    """
+    if not layer.quad:
+        return
+    if subject.placement.fast_fifo and layer.out_passes == 1 and not layer.start_column:
+        return
+    yield Finding(
+        code="E0339",
+        key="output_processors",
+        message="quad mode does not suit this input or this layer",
+        found=f"{'the fast FIFO' if subject.placement.fast_fifo else 'no fast FIFO'}, {layer.out_channels} output "
+        f"channels from processor {lowest_bit(layer.output_processors)} on",
+        allowed=f"the fast FIFO, and 1 to {subject.device.processors} output channels from a processor divisible by 4",
+        help="leave --fast-fifo-quad out",
+    ).at(layer)
+
+
 def check_fifo_reader(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
     """FIFO data reaches layer 0, which has no other input, and no other layer."""
     inputs = layer.layer.inputs
@@ -303,6 +322,7 @@ PROCESSOR_RULES: tuple[LayerRule, ...] = (
     check_data_format,
     check_fifo_channels,
     check_fast_fifo,
+    check_quad,
     check_fifo_reader,
     check_bias_group,
 )

@@ -9,7 +9,7 @@ Source: spec/max78000-cnn.md sections 5.1 to 5.6.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,61 +18,23 @@ from numpy.typing import NDArray
 from ai8x.errors import Diagnostic, Diagnostics
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
+from ai8x.max7800x.options import SyntheticInput
 from ai8x.max7800x.placement import DataFormat, set_bits
-from ai8x.max7800x.program import ExpectedBlock, InputBlock, UnloadGroup, UnloadItem
+from ai8x.max7800x.program import ExpectedBlock, InputBlock, OutputRegion, Program, UnloadGroup, UnloadItem
 from ai8x.network import yaml_file
+
+__all__ = [
+    "OutputRegion",
+    "expected_blocks",
+    "input_blocks",
+    "output_region",
+    "store_few_words",
+    "unload_items",
+    "unload_regions",
+]
 
 FULL_MASK = 0xFFFFFFFF
 """Mask of a wide output, where every bit of the word counts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputRegion:
-    """Data memory that holds an output tensor; the form of one ``unload`` item of the network file.
-
-    Args:
-        processors: map of the processors whose memories hold it, one bit per channel of a pass.
-        channels: number of channels.
-        height: rows.
-        width: columns.
-        offset: byte offset in every instance.
-        bits: 8 or 32 per value.
-        write_gap: words skipped after every word.
-        name: for comments.
-        layer: layer index, None for an item of the network file.
-
-    Source: spec/max78000-cnn.md sections 5.3 and 7.1.
-    """
-
-    processors: int
-    channels: int
-    height: int
-    width: int
-    offset: int
-    bits: int = 8
-    write_gap: int = 0
-    name: str = ""
-    layer: int | None = None
-
-    @property
-    def num_pixels(self) -> int:
-        """Values of one channel."""
-        return self.height * self.width
-
-    @property
-    def num_passes(self) -> int:
-        """Passes over the processors."""
-        return -(-self.channels // self.processors.bit_count())
-
-    @property
-    def pass_words(self) -> int:
-        """Words from one pass of a pixel to the next."""
-        return self.bits // 8 * (self.write_gap + 1)
-
-    @property
-    def pixel_words(self) -> int:
-        """Words from one pixel to the next."""
-        return self.num_passes * self.pass_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +142,32 @@ def input_blocks(device: Max7800x, hardware: HardwareLayer, sample: NDArray[Any]
     per_instance = device.geometry.processors_per_instance
     instances = sorted({processor // per_instance for processor in set_bits(hardware.processors)})
     return tuple(_pixel_block(device, hardware, instance, planes) for instance in instances)
+
+
+def store_few_words(program: Program, synthetic: SyntheticInput, channels: int) -> Program:
+    """Let the firmware keep the first words of the sample only; see `ai8x.sample.repeat_words`, which made it.
+
+    Args:
+        program: with the whole sample, for the FIFO.
+        synthetic: what is repeated and added.
+        channels: channels of the sample.
+
+    Raises:
+        ValueError: the sample does not follow from its first words.
+
+    Source:
+        spec/max78000-cnn.md section 5.4.
+    """
+    blocks = []
+    for number, block in enumerate(program.load_input):
+        lanes = min(4, channels - 4 * number)
+        mask = (1 << 8 * lanes) - 1
+        index = np.arange(block.words.size)
+        repeated = block.words[index % synthetic.words].astype(np.int64) + index // synthetic.words * synthetic.increment
+        if not np.array_equal(repeated & mask, block.words):
+            raise ValueError(f"the sample of {block.name} does not follow from its first {synthetic.words} words")
+        blocks.append(replace(block, stored=synthetic.words, increment=synthetic.increment & FULL_MASK, mask=mask))
+    return replace(program, load_input=tuple(blocks))
 
 
 def expected_blocks(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any
 
 from ai8x.errors import Diagnostic, Diagnostics, user_error
-from ai8x.max7800x.lower_data import OutputRegion
+from ai8x.max7800x.program import OutputRegion
 
 MAX_TIMER = 5
 CLOCK_DIVIDER_CODES: tuple[tuple[int, int], ...] = ((1, 4), (2, 0), (4, 1), (8, 2), (16, 3))
@@ -33,6 +35,10 @@ class ClockSource(enum.Enum):
 
     PCLK = 0
     ISO = 1
+
+
+SOURCE_HZ = MappingProxyType({ClockSource.PCLK: 50_000_000, ClockSource.ISO: 60_000_000})
+"""Frequencies of the sources; sections 1.1 and virtual-boards.md 6."""
 
 
 class Core(enum.Enum):
@@ -69,6 +75,11 @@ class LowerOptions:
     stop_start: bool = False
     check_layers: bool = False
     max_verify_words: int | None = None
+
+    @property
+    def clock_hz(self) -> int:
+        """Accelerator clock while the core runs at 100 MHz, its peripheral clock being half of that."""
+        return SOURCE_HZ[self.clock_source] // self.clock_divider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +213,23 @@ class ProjectOptions:
     deduplicate: bool = True
     stop_after: int | None = None
     synthetic_input: SyntheticInput | None = None
+
+
+DEFAULT_PROJECT = ProjectOptions()
+
+
+def plain_options(options: ProjectOptions) -> dict[str, Any]:
+    """The options as numbers, texts and mappings, for a manifest: equal options give equal text."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        if isinstance(value, enum.Enum):
+            return value.name
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    result: dict[str, Any] = plain(options)
+    return result
 
 
 def check_options(options: ProjectOptions) -> None:

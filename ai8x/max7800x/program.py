@@ -261,6 +261,55 @@ class LayerCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputRegion:
+    """Data memory that holds an output tensor; the form of one ``unload`` item of the network file.
+
+    Args:
+        processors: map of the processors whose memories hold it, one bit per channel of a pass.
+        channels: number of channels.
+        height: rows.
+        width: columns.
+        offset: byte offset in every instance.
+        bits: 8 or 32 per value.
+        write_gap: words skipped after every word.
+        name: for comments.
+        layer: layer index, None for an item of the network file.
+
+    Source: spec/max78000-cnn.md sections 5.3 and 7.1.
+    """
+
+    processors: int
+    channels: int
+    height: int
+    width: int
+    offset: int
+    bits: int = 8
+    write_gap: int = 0
+    name: str = ""
+    layer: int | None = None
+
+    @property
+    def num_pixels(self) -> int:
+        """Values of one channel."""
+        return self.height * self.width
+
+    @property
+    def num_passes(self) -> int:
+        """Passes over the processors."""
+        return -(-self.channels // self.processors.bit_count())
+
+    @property
+    def pass_words(self) -> int:
+        """Words from one pass of a pixel to the next."""
+        return self.bits // 8 * (self.write_gap + 1)
+
+    @property
+    def pixel_words(self) -> int:
+        """Words from one pixel to the next."""
+        return self.num_passes * self.pass_words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnloadGroup:
     """Up to four channels that one data-memory instance holds side by side.
 

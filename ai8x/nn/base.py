@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ai8x import compatibility
-from ai8x.arithmetic import BIAS_SHIFT, INT8, WEIGHT_BITS
+from ai8x.arithmetic import BIAS_SHIFT, INT8
 from ai8x.errors import Diagnostic, UserError, user_error
 from ai8x.nn import functional as AF
+from ai8x.nn.arguments import PoolArguments, QuantizationArguments, Scheme
 from ai8x.nn.functional import ActivationKind
 
 DEFAULT_WEIGHT_BITS = 8
@@ -51,57 +52,10 @@ class OutputScale(enum.Enum):
     REAL = "real"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizationArguments:
-    """The three quantisation arguments that models hand down to every layer (section 3.2), and the device.
-
-    Args:
-        weight_bits: None in float mode, else 1, 2, 4 or 8.
-        bias_bits: None exactly when `weight_bits` is.
-        quantize_activation: True exactly when `weight_bits` is given.
-        device: name or die number; None takes what `ai8x.set_device` set.
-    """
-
-    weight_bits: int | None = None
-    bias_bits: int | None = None
-    quantize_activation: bool = False
-    device: str | int | None = None
-
-    def checked(self, layer: str) -> QuantizationArguments:
-        """The same arguments.
-
-        Raises:
-            UserError: E0387 for combinations that are neither float nor quantised mode.
-        """
-        floating = (self.weight_bits, self.bias_bits, self.quantize_activation) == (None, None, False)
-        quantized = (self.weight_bits in WEIGHT_BITS and self.bias_bits in WEIGHT_BITS and self.quantize_activation)
-        if floating or quantized:
-            return self
-        found = (f"weight_bits={self.weight_bits}, bias_bits={self.bias_bits}, "
-                 f"quantize_activation={self.quantize_activation}")
-        raise user_error("E0387", f"{layer}: quantisation arguments do not belong together", found=found,
-                         allowed="(None, None, False) for float, or widths of 1, 2, 4 or 8 with True",
-                         help="hand the three keyword arguments of the model down to every layer unchanged")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolArguments:
-    """Pooling in front of the operation.
-
-    Args:
-        kind: "Max" or "Avg".
-        size: rows and columns of the window, or its length in one dimension.
-        stride: likewise.
-        dilation: likewise; maximum pooling only.
-        rounded: average pooling rounds halves away from zero instead of truncating.
-    """
-
-    kind: str
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    rounded: bool
-
+_FIRST_ENTRIES = ("output_shift", "weight_bits", "bias_bits", "quantize_activation", "adjust_output_shift",
+                  "shift_quantile")
+_SECOND_ENTRIES = ("output_shift", "activation_threshold", "final_scale", "weight_bits", "bias_bits",
+                   "quantize_activation", "clamp_activation", "adjust_output_shift", "shift_quantile")
 
 Operation = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
@@ -125,6 +79,7 @@ class QuantizationAwareModule(nn.Module):
 
     Attributes:
         op, bn: child modules; their names are part of the ``state_dict`` layout.
+        scheme: generation; `Scheme.V2` adds the entries activation_threshold, final_scale and clamp_activation.
         output_shift, weight_bits, bias_bits, quantize_activation, adjust_output_shift, shift_quantile: the layer's
             own entries, one element each.
         mode: how `forward` computes.
@@ -149,6 +104,7 @@ class QuantizationAwareModule(nn.Module):
         self.activation = activation
         self.wide = wide
         self.output_scale = OutputScale.DEVICE
+        self.scheme = Scheme.V1
         self.mode = Mode.INTEGER if settings.simulate else Mode.QAT if quantized else Mode.FLOAT
         self.refresh()
 
@@ -163,10 +119,38 @@ class QuantizationAwareModule(nn.Module):
             return Mode.FLOAT
         return Mode.QAT if bool(self.adjust_output_shift) else Mode.INTEGER
 
+    def use_second_scheme(self) -> None:
+        """Follow the second generation: its entries join the layer's, in the order of its files (section 7)."""
+        if self.scheme is Scheme.V2:
+            return
+        self.scheme = Scheme.V2
+        entries = {name: getattr(self, name) for name in _FIRST_ENTRIES}
+        new = {"activation_threshold": torch.tensor(0.0), "final_scale": torch.tensor(0.0),
+               "clamp_activation": torch.tensor([self.mode is not Mode.FLOAT])}
+        entries |= {name: nn.Parameter(value.to(self.output_shift.device), requires_grad=False)
+                    for name, value in new.items()}
+        for name in _FIRST_ENTRIES:
+            delattr(self, name)
+        for name in _SECOND_ENTRIES:
+            self.register_parameter(name, entries[name])
+        self.refresh()
+
+    def set_thresholds(self, *, activation_threshold: float, final_scale: float) -> None:
+        """Set the two powers of two of the second generation.
+
+        Args:
+            activation_threshold: log2 of the range of the outputs relative to that of the inputs.
+            final_scale: log2 of what outputs of the model must be multiplied by.
+        """
+        self._fill(activation_threshold=activation_threshold, final_scale=final_scale)
+        self.refresh()
+
     def set_quantization(self, *, weight_bits: int, shift_quantile: float) -> None:
         """Switch this layer to QAT; bias and weight get the same width (section 6, step 5)."""
         self._fill(weight_bits=weight_bits, bias_bits=weight_bits, quantize_activation=True, adjust_output_shift=True,
                    shift_quantile=shift_quantile, output_shift=0.0)
+        if self.scheme is Scheme.V2:
+            self._fill(clamp_activation=True)
         self.mode = Mode.QAT
         self.refresh()
 
@@ -196,6 +180,9 @@ class QuantizationAwareModule(nn.Module):
             self.mode = stored
         self._bits = int(self.weight_bits) or DEFAULT_WEIGHT_BITS
         self._quantile = float(self.shift_quantile)
+        is_second = self.scheme is Scheme.V2
+        self._threshold = int(self.activation_threshold) if is_second else 0
+        self._factor = 2.0 ** float(self.final_scale) if is_second else 1.0
 
     def _mode_error(self) -> UserError:
         stored = self.stored_mode()
@@ -243,13 +230,18 @@ class QuantizationAwareModule(nn.Module):
             data = data.to(torch.float32)
         if self.pool is not None:
             data = self._pooled(data, self.pool)
-        if self.op is None:
-            return data
+        if self.op is not None:
+            data = self._operated(data, self.op)
+        return data if self._factor == 1.0 else data * self._factor
+
+    def _operated(self, data: Tensor, op: Operation) -> Tensor:
         if self.mode is Mode.INTEGER:
             return self._forward_integer(data)
         if self.mode is Mode.QAT:
-            return self._forward_qat(data, self.op)
-        return self._forward_float(data, self.op)
+            return self._forward_qat(data, op)
+        if self.scheme is Scheme.V2:
+            return self._forward_unclamped(data, op)
+        return self._forward_float(data, op)
 
     def _pooled(self, data: Tensor, pool: PoolArguments) -> Tensor:
         dims = len(pool.size)
@@ -257,7 +249,7 @@ class QuantizationAwareModule(nn.Module):
             return AF.max_pool(data, dims, pool.size, pool.stride, pool.dilation)
         mean = AF.average_pool(data, dims, pool.size, pool.stride)
         if self.mode is Mode.FLOAT:
-            return mean.clamp(AF.Q7_MIN, AF.Q7_MAX)
+            return mean if self.scheme is Scheme.V2 else mean.clamp(AF.Q7_MIN, AF.Q7_MAX)
         if self.mode is Mode.QAT:
             return AF.quantize_average(mean, rounded=pool.rounded)
         return AF.round_average(mean, rounded=pool.rounded)
@@ -281,6 +273,15 @@ class QuantizationAwareModule(nn.Module):
             sums = self.bn(sums) / BATCHNORM_DIVISOR
         return AF.clamp_activation(sums, self.activation, wide=self.wide)
 
+    def _forward_unclamped(self, data: Tensor, op: Operation) -> Tensor:
+        """Float mode of the second generation: no division after BatchNorm, no clamps."""
+        sums = op(data)
+        if self.bn is not None:
+            sums = self.bn(sums)
+        if self._threshold and not self.wide:
+            sums = sums * 2.0**-self._threshold
+        return AF.activate(sums, self.activation)
+
     def current_shift(self) -> Tensor:
         """Output shift of the current parameters, 0-dimensional int32; positive = left (section 5.1)."""
         if self.op is None:
@@ -293,12 +294,14 @@ class QuantizationAwareModule(nn.Module):
     def _forward_qat(self, data: Tensor, op: Operation) -> Tensor:
         shift = self.current_shift()
         apply_shift = not self.wide and self.bn is None
-        weight, bias = AF.quantize_parameters(op.weight, op.bias, bits=self._bits, shift=shift, apply_shift=apply_shift)
+        output_shift = AF.limited_shift(shift - self._threshold, self._bits) if self._threshold else shift
+        weight, bias = AF.quantize_parameters(op.weight, op.bias, bits=self._bits, shift=shift,
+                                              output_shift=output_shift if apply_shift else None)
         sums = self._apply_operation(data, weight, bias)
         if self.bn is not None:
-            sums = self.bn(sums) / BATCHNORM_DIVISOR
+            sums = self.bn(sums) if self.scheme is Scheme.V2 else self.bn(sums) / BATCHNORM_DIVISOR
             if not self.wide:
-                sums = sums * AF.power_of_two(shift, sums)
+                sums = sums * AF.power_of_two(output_shift, sums)
         if not self.wide:
             return AF.quantize_activation(sums, self.activation)
         outputs = AF.quantize_wide(sums)
@@ -354,15 +357,23 @@ class ElementwiseModule(nn.Module):
 
     Attributes:
         mode: FLOAT and QAT compute on the grid of 1/128, INTEGER on integers.
+        scheme: generation; `Scheme.V2` does not clamp in float mode and adds the entry activation_threshold.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.mode = Mode.INTEGER if compatibility.current_settings().simulate else Mode.FLOAT
+        self.scheme = Scheme.V1
 
     def set_mode(self, mode: Mode) -> None:
         """Set how `forward` computes."""
         self.mode = mode
+
+    def use_second_scheme(self) -> None:
+        """Follow the second generation (section 7)."""
+        if self.scheme is Scheme.V1:
+            self.scheme = Scheme.V2
+            self.activation_threshold = nn.Parameter(torch.tensor(0.0), requires_grad=False)
 
     def combine(self, operands: tuple[Tensor, ...]) -> Tensor:
         """The result before the clamp."""
@@ -382,6 +393,8 @@ class ElementwiseModule(nn.Module):
         result = self.combine(operands)
         if self.mode is Mode.INTEGER:
             return result.clamp(INT8.min, INT8.max)
+        if self.mode is Mode.FLOAT and self.scheme is Scheme.V2:
+            return result
         return result.clamp(AF.Q7_MIN, AF.Q7_MAX)
 
 
@@ -431,6 +444,18 @@ def set_output_scale(model: nn.Module, scale: OutputScale) -> None:
     """
     for layer in quantized_layers(model).values():
         layer.output_scale = scale
+
+
+def use_second_scheme(model: nn.Module) -> None:
+    """Let every layer of a model follow the second generation; call it before float training starts."""
+    for module in model.modules():
+        if isinstance(module, (QuantizationAwareModule, ElementwiseModule)):
+            module.use_second_scheme()
+
+
+def model_scheme(model: nn.Module) -> Scheme:
+    """The generation of the first layer; a model without layers of this package follows the first."""
+    return next((layer.scheme for layer in quantized_layers(model).values()), Scheme.V1)
 
 
 def set_average_rounding(model: nn.Module, *, rounded: bool) -> None:

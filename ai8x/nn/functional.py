@@ -109,10 +109,15 @@ def parameter_shift(limit: Tensor, bits: int = INT8.bits) -> Tensor:
     Source:
         spec/ai8x-training.md section 5.1: -floor(log2(1/limit)).
     """
-    lowest, highest = shift_range(bits)
     mantissa, exponent = torch.frexp(limit)
     shift = exponent - (mantissa <= 0.5).to(torch.int32)
-    return torch.where(limit > 0, shift, lowest).clamp(lowest, highest)
+    return limited_shift(torch.where(limit > 0, shift, shift_range(bits)[0]), bits)
+
+
+def limited_shift(shift: Tensor, bits: int) -> Tensor:
+    """A shift as the register holds it: clamped to `shift_range`."""
+    lowest, highest = shift_range(bits)
+    return shift.clamp(lowest, highest)
 
 
 def power_of_two(exponent: Tensor, like: Tensor) -> Tensor:
@@ -169,20 +174,21 @@ class _QuantizeParameters(torch.autograd.Function):
         return scaled[0], scaled[1], None, None, None
 
 
-def quantize_parameters(weight: Tensor, bias: Tensor | None, *, bits: int, shift: Tensor, apply_shift: bool
+def quantize_parameters(weight: Tensor, bias: Tensor | None, *, bits: int, shift: Tensor, output_shift: Tensor | None
                         ) -> tuple[Tensor, Tensor | None]:
     """Weight and bias as the chip holds them, in float.
 
-    ``clamp(R(p * 2**-s * 2**(b-1)) / 2**(b-1), -1, 1 - 2**(1-b))`` with R(x) = floor(x + 1/2), times ``2**s`` where
-    the output shift is applied. Multiplying the parameters instead of the sum gives the same bits, since only
+    ``clamp(R(p * 2**-s * 2**(b-1)) / 2**(b-1), -1, 1 - 2**(1-b))`` with R(x) = floor(x + 1/2), times two to the
+    output shift where there is one. Multiplying the parameters instead of the sum gives the same bits, since only
     exponents change, and saves a pass over the activations.
 
     Args:
         weight: float, any shape.
         bias: float, any shape, or None.
         bits: 1, 2, 4 or 8.
-        shift: output shift s, 0-dimensional int32.
-        apply_shift: False for wide layers, which have no output shift.
+        shift: shift s of the parameters, 0-dimensional int32.
+        output_shift: shift of the sum, the same or, in the second generation, less by the activation threshold; None
+            for wide layers, which have none.
 
     Rounding:
         bits 8, shift 0: 0.5/128 -> 1/128, -0.5/128 -> 0, -1.5/128 -> -1/128
@@ -191,7 +197,7 @@ def quantize_parameters(weight: Tensor, bias: Tensor | None, *, bits: int, shift
         spec/ai8x-training.md sections 5.3 and 5.6.
     """
     to_steps = power_of_two(bits - 1 - shift, weight)
-    from_steps = power_of_two((shift if apply_shift else 0 * shift) + 1 - bits, weight)
+    from_steps = power_of_two((0 * shift if output_shift is None else output_shift) + 1 - bits, weight)
     quantized: tuple[Tensor, Tensor | None] = _QuantizeParameters.apply(weight, bias, bits, to_steps, from_steps)  # type: ignore[no-untyped-call]
     return quantized
 
@@ -346,6 +352,13 @@ def clamp_activation(values: Tensor, activation: ActivationKind, *, wide: bool =
         return values.abs().clamp(max=Q7_MAX)
     result: Tensor = _ClampActivation.apply(values, 0.0 if activation is ActivationKind.RELU else Q7_MIN, Q7_MAX)  # type: ignore[no-untyped-call]
     return result
+
+
+def activate(values: Tensor, activation: ActivationKind) -> Tensor:
+    """The activation alone, as float training of the second generation has it (section 7)."""
+    if activation is ActivationKind.RELU:
+        return values.relu()
+    return values.abs() if activation is ActivationKind.ABS else values
 
 
 def round_average(values: Tensor, *, rounded: bool) -> Tensor:

@@ -16,7 +16,8 @@ from torch import nn
 from ai8x import compatibility
 from ai8x.errors import user_error
 from ai8x.nn import limits
-from ai8x.nn.base import Operation, PoolArguments, QuantizationArguments, QuantizationAwareModule
+from ai8x.nn.arguments import PoolArguments, QuantizationArguments
+from ai8x.nn.base import Operation, QuantizationAwareModule
 from ai8x.nn.functional import ActivationKind
 from ai8x.nn.limits import LayerRequest
 

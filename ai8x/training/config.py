@@ -23,6 +23,9 @@ from ai8x.errors import Diagnostic, Diagnostics, Source, user_error
 Check = Callable[[Any], bool]
 
 CONFIG_FORMAT = 1
+ACCURACY_PARTS = ("none", "full")
+COMPILER_MODES = ("none", "default", "reduce-overhead", "max-autotune")
+PRUNE_KINDS = ("channels", "magnitude")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 DECAYS = ("cosine", "none")
 NO_POLICY = "none"
@@ -69,8 +72,17 @@ def _is_share(value: float) -> bool:
     return 0 <= value < 1
 
 
+def _is_weight(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _is_one_of(*words: str) -> Check:
+    return lambda value: value in words
+
+
 _NAME_RULE = "1 to 64 characters of A-Z, a-z, 0-9, _ and -"
 _MODEL, _TRAINING, _QAT, _RUN, _MACHINE = "model and data", "training", "quantisation", "run folder", "machine"
+_TASK, _TEACHER, _PRUNING = "kind of task", "knowledge distillation", "pruning"
 
 
 def _option(default: Any, *flags: str, **parts: Any) -> Any:
@@ -121,7 +133,51 @@ class TrainConfig:
                               allowed="0 up to, but not including, 1", check=_is_share)
     weight_decay: float = _option(1e-4, "--weight-decay", "--wd", group=_TRAINING, metavar="X", advanced=True,
                                   help="pull of weights towards 0", allowed="0 or more",
-                                  check=lambda value: math.isfinite(value) and value >= 0)
+                                  check=_is_weight)
+    ema: float = _option(0.0, "--ema", group=_TRAINING, metavar="DECAY", advanced=True,
+                         help="validate and keep a running mean of the weights, e.g. 0.99; 0 does without",
+                         allowed="0 up to, but not including, 1", check=_is_share)
+    show_train_accuracy: str = _option("full", "--show-train-accuracy", group=_TRAINING, metavar="WHEN", advanced=True,
+                                       help="accuracy while training: none or full", allowed="none, full",
+                                       check=_is_one_of(*ACCURACY_PARTS))
+
+    regression: bool = _option(False, "--regression", group=_TASK, advanced=True,
+                               help="learn values, with the mean squared error")
+    class_weights: str | None = _option(None, "--class-weights", group=_TASK, metavar="W,W,...", advanced=True,
+                                        help="weight of every class in the loss, instead of the data set's")
+    out_fold_ratio: int = _option(1, "-f", "--out-fold-ratio", group=_TASK, metavar="N", advanced=True,
+                                  help="the model's output is folded by this", allowed="1 or more", check=_at_least(1))
+    obj_detection: bool = _option(False, "--enable-obj-detection", "--obj-detection", group=_TASK, advanced=True,
+                                  help="detect objects; sets with boxes do so anyway")
+    obj_detection_params: str | None = _option(None, "--obj-detection-params", group=_TASK, metavar="FILE",
+                                               advanced=True, help="YAML with multi_box_loss and nms")
+
+    kd_teacher: str | None = _option(None, "--kd-teacher", group=_TEACHER, metavar="NAME", advanced=True,
+                                     help="model of the teacher")
+    kd_resume: str | None = _option(None, "--kd-resume", group=_TEACHER, metavar="FILE", advanced=True,
+                                    help="checkpoint of the teacher")
+    kd_temperature: float = _option(1.0, "--kd-temperature", "--kd-temp", group=_TEACHER, metavar="X", advanced=True,
+                                    help="divides the scores", allowed="a number above 0", check=_is_rate)
+    kd_distill_wt: float = _option(0.5, "--kd-distill-wt", "--kd-dw", group=_TEACHER, metavar="X", advanced=True,
+                                   help="weight of the teacher's part", allowed="0 or more", check=_is_weight)
+    kd_student_wt: float = _option(0.5, "--kd-student-wt", "--kd-sw", group=_TEACHER, metavar="X", advanced=True,
+                                   help="weight of the data's part", allowed="0 or more", check=_is_weight)
+    kd_teacher_wt: float = _option(0.0, "--kd-teacher-wt", "--kd-tw", group=_TEACHER, metavar="X", advanced=True,
+                                   help="must be 0: the teacher does not learn", allowed="0",
+                                   check=lambda value: value == 0)
+    kd_start_epoch: int = _option(0, "--kd-start-epoch", group=_TEACHER, metavar="N", advanced=True,
+                                  help="first epoch with the teacher", allowed="0 or more", check=_at_least(0))
+    kd_relationbased: bool = _option(False, "--kd-relationbased", group=_TEACHER, advanced=True,
+                                     help="learn the teacher's outputs by their mean squared error")
+
+    prune: float = _option(0.0, "--prune", group=_PRUNING, metavar="SHARE", advanced=True,
+                           help="take this share of every layer away, then train on", check=_is_share,
+                           allowed="0 up to, but not including, 1")
+    prune_kind: str = _option("channels", "--prune-kind", group=_PRUNING, metavar="KIND", advanced=True,
+                              help="channels (the network becomes smaller) or magnitude (single weights become 0)",
+                              allowed="channels, magnitude", check=_is_one_of(*PRUNE_KINDS))
+    prune_epoch: int = _option(10, "--prune-epoch", group=_PRUNING, metavar="N", advanced=True,
+                               help="epoch before which it happens", allowed="0 or more", check=_at_least(0))
 
     qat_start: int | None = _option(None, "--qat-start", group=_QAT, metavar="N",
                                     help="first epoch of quantisation-aware training, instead of the policy's",
@@ -143,6 +199,28 @@ class TrainConfig:
     print_freq: int = _option(10, "-p", "--print-freq", group=_RUN, metavar="N", advanced=True,
                               help="steps between lines", allowed="1 or more", check=_at_least(1))
 
+    param_hist: bool = _option(False, "--param-hist", group=_RUN, advanced=True,
+                               help="write histograms of the parameters for TensorBoard")
+    embedding: bool = _option(False, "--embedding", group=_RUN, advanced=True,
+                              help="write outputs of some test items for TensorBoard's projector")
+    pr_curves: bool = _option(False, "--pr-curves", group=_RUN, advanced=True,
+                              help="write precision-recall curves for TensorBoard")
+    num_best_scores: int = _option(1, "--num-best-scores", group=_RUN, metavar="N", advanced=True,
+                                   help="how many of the best epochs to list", allowed="1 or more", check=_at_least(1))
+    copy_output_folder: str | None = _option(None, "--copy-output-folder", group=_RUN, metavar="DIR", advanced=True,
+                                             help="copy the run folder into this one at the end")
+
+    gpus: str | None = _option(None, "--gpus", group=_MACHINE, metavar="N", advanced=True,
+                               help="number of the GPU to use; for several start with torchrun",
+                               allowed="one number; several need torchrun",
+                               check=lambda value: value is None or value.isdecimal())
+    amp: bool = _option(False, "--amp", group=_MACHINE, advanced=True,
+                        help="compute float epochs in bfloat16 where that is safe")
+    compiler_mode: str = _option("none", "--compiler-mode", group=_MACHINE, metavar="MODE", advanced=True,
+                                 help="torch.compile in float epochs: none, default, reduce-overhead or max-autotune",
+                                 allowed=", ".join(COMPILER_MODES), check=_is_one_of(*COMPILER_MODES))
+    compiler_backend: str = _option("inductor", "--compiler-backend", group=_MACHINE, metavar="NAME", advanced=True,
+                                    help="backend of torch.compile")
     cpu: bool = _option(False, "--cpu", group=_MACHINE, advanced=True, help="do not use a GPU")
     deterministic: bool = _option(False, "--deterministic", "--det", group=_MACHINE, advanced=True,
                                   help="only algorithms that repeat exactly; slower on a GPU")

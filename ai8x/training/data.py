@@ -23,10 +23,22 @@ from torch.utils.data import DataLoader, Dataset
 
 from ai8x.training.transforms import Augmentation
 
-Batch = tuple[Tensor, Tensor]
-"""Inputs float32 (N, C, H, W) or (N, C, L), targets int64 (N,)."""
+Batch = tuple[Tensor, Any]
+"""Inputs float32 (N, C, H, W) or (N, C, L); targets as the kind of the data set has them (`TaskKind`)."""
 
 _SPLIT_SEED = 0
+
+
+class TaskKind(enum.Enum):
+    """What a model learns from a data set, and so what targets look like.
+
+    CLASSIFICATION: classes, int64 (N,), or one for every pixel, (N, H, W). REGRESSION: values like the outputs,
+    float32. DETECTION: a pair of lists with the boxes, (M, 4) as corners, and the classes from 1, (M,), of every image.
+    """
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    DETECTION = "detection"
 
 
 class Stream(enum.IntEnum):
@@ -58,6 +70,7 @@ class LoaderArguments:
         download: fetching missing files is allowed.
         validation_split: share of the training data for validation, where the data set does not fix it.
         workers: loader processes for data sets that are read item by item.
+        out_fold_ratio: the outputs are folded by this; data sets that give folded targets may look at it.
     """
 
     act_mode_8bit: bool = False
@@ -66,6 +79,7 @@ class LoaderArguments:
     download: bool = False
     validation_split: float = 0.1
     workers: int = 0
+    out_fold_ratio: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +91,15 @@ class BatchPlan:
         seed: of the run; None takes the samples in order and unchanged, as for evaluation.
         epoch: counted from 0.
         first_batch: number of batches to leave out, counted from the start of the epoch.
+        rank, world: this process takes every ``world``-th sample of a batch from number ``rank`` on.
     """
 
     batch_size: int
     seed: int | None = None
     epoch: int = 0
     first_batch: int = 0
+    rank: int = 0
+    world: int = 1
 
     def index_batches(self, num_samples: int) -> list[list[int]]:
         """The sample numbers of every remaining batch."""
@@ -92,7 +109,18 @@ class BatchPlan:
             generator = stream_generator(self.seed, Stream.ORDER, self.epoch)
             order = torch.randperm(num_samples, generator=generator).tolist()
         starts = range(self.first_batch * self.batch_size, num_samples, self.batch_size)
-        return [order[start:start + self.batch_size] for start in starts]
+        return [self._share(order[start:start + self.batch_size]) for start in starts]
+
+    def _share(self, batch: list[int]) -> list[int]:
+        """The samples of this process; none is taken twice, unless a batch has fewer samples than processes."""
+        if len(batch) < self.world:
+            return [batch[self.rank % len(batch)]]
+        return batch[self.rank::self.world]
+
+    def weight(self, number: int, num_samples: int) -> float:
+        """What the mean over this process's share of a batch counts, so that all processes together give its mean."""
+        size = min(self.batch_size, num_samples - number * self.batch_size)
+        return len(range(self.rank, size, self.world)) * self.world / size if size >= self.world else 1.0
 
     def augmentation_seed(self, number: int) -> int:
         """Seed of the augmentation of a batch or of a sample, different in every epoch."""
@@ -114,8 +142,8 @@ class TensorSamples:
     """Samples that lie in memory; augmented and normalised a batch at a time.
 
     Args:
-        images: (N, C, H, W), float32 in [0, 1] or uint8.
-        targets: classes, int64 (N,).
+        images: (N, C, H, W) or (N, C, L), float32 in [0, 1] or uint8.
+        targets: one for every image, (N, ...).
         transform: from [0, 1] to what the network sees (`ai8x.nn.data.normalize`).
         augmentation: applied before, when the plan has a seed.
     """
@@ -148,14 +176,18 @@ class DatasetSamples:
     afterwards: the result does not depend on the number of workers.
 
     Args:
-        dataset: map-style, items (input, class).
+        dataset: map-style, items (input, target).
         indices: which items belong to this part.
         workers: loader processes; 0 reads in this one.
+        kind: what the targets are.
+        collate: makes a batch from a list of items, where targets differ in shape.
     """
 
     dataset: Dataset[Any]
     indices: Sequence[int]
     workers: int = 0
+    kind: TaskKind = TaskKind.CLASSIFICATION
+    collate: Callable[[list[Any]], Any] | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -165,9 +197,17 @@ class DatasetSamples:
         """The batches of a plan, in its order."""
         numbers = [[self.indices[i] for i in batch] for batch in plan.index_batches(len(self))]
         loader = DataLoader(_SeededDataset(self.dataset, plan), batch_sampler=numbers, num_workers=self.workers,
-                            generator=torch.Generator().manual_seed(0))
+                            generator=torch.Generator().manual_seed(0), collate_fn=self.collate)
         for inputs, targets in loader:
-            yield inputs.float(), targets.long()
+            yield inputs.float(), self._typed(targets)
+
+    def _typed(self, targets: Any) -> Any:
+        if self.kind is TaskKind.CLASSIFICATION:
+            return targets.long()
+        if self.kind is TaskKind.REGRESSION:
+            return targets.float()
+        boxes, labels = targets[0], targets[-1]
+        return [box.float() for box in boxes], [label.long() for label in labels]
 
 
 class _SeededDataset(Dataset[Any]):
@@ -217,6 +257,7 @@ class DataSpec:
         loader: makes the parts.
         class_weights: for the cross entropy, one per class.
         origin: the file it was found in, for messages.
+        kind: what is learnt.
     """
 
     name: str
@@ -225,11 +266,12 @@ class DataSpec:
     loader: Callable[[LoaderArguments], Parts]
     class_weights: tuple[float, ...] | None = None
     origin: str = "ai8x"
+    kind: TaskKind = TaskKind.CLASSIFICATION
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.labels)
+        """Number of classes; with objects to detect, class 0 is the background and comes in addition."""
+        return len(self.labels) + (self.kind is TaskKind.DETECTION)
 
 
 def validation_indices(num_samples: int, share: float) -> tuple[list[int], list[int]]:

@@ -1,6 +1,6 @@
 """One epoch of training, and one evaluation.
 
-Knows batches, the loss and the meter; nothing of files, schedules or when to quantise. Start at `train_epoch` and
+Knows batches, the objective and the meter; nothing of files, schedules or when to quantise. Start at `train_epoch` and
 `evaluate`.
 
 Source: spec/ai8x-training.md section 14.
@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,37 +21,15 @@ from torch.optim import Optimizer
 from ai8x.arithmetic import BIAS_SHIFT
 from ai8x.errors import user_error
 from ai8x.nn.base import Mode, model_mode, quantized_layers
-from ai8x.training.data import BatchPlan, DataSpec, Samples
-from ai8x.training.metrics import Evaluation, Meter
+from ai8x.training.data import BatchPlan, Samples
+from ai8x.training.metrics import Counter, Evaluation
+from ai8x.training.objectives import LossMeter, Objective, RegressionObjective
 
 EVALUATION_BATCH = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """The loss of a classification task on one device.
-
-    Args:
-        num_classes: outputs of the model.
-        device: where model and batches are.
-        class_weights: one per class, or None.
-    """
-
-    num_classes: int
-    device: torch.device
-    class_weights: Tensor | None = None
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy."""
-        return nn.functional.cross_entropy(outputs, targets, weight=self.class_weights)
-
-
-def create_objective(spec: DataSpec, device: torch.device) -> Objective:
-    """The loss for a data set."""
-    weights = None
-    if spec.class_weights is not None:
-        weights = torch.tensor(spec.class_weights, dtype=torch.float32, device=device)
-    return Objective(num_classes=spec.num_classes, device=device, class_weights=weights)
+def _nothing() -> None:
+    """The default of `Learning.after_update`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +41,18 @@ class Learning:
         optimizer: of its parameters.
         objective: the loss.
         meter: adds up the epoch.
+        forward: what computes the outputs: the model, or a parallel or compiled wrapper around it.
+        half: compute the forward pass in bfloat16 where that is safe.
+        after_update: called after every change of the parameters.
     """
 
     model: nn.Module
     optimizer: Optimizer
     objective: Objective
-    meter: Meter
+    meter: Counter
+    forward: Callable[[Tensor], Any]
+    half: bool = False
+    after_update: Callable[[], None] = _nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,19 +85,26 @@ def train_epoch(learning: Learning, samples: Samples, plan: BatchPlan, after_ste
     """
     model, objective, optimizer = learning.model, learning.objective, learning.optimizer
     model.train()
+    counts_outputs = not isinstance(learning.meter, LossMeter)
     done = plan.first_batch
     started = time.perf_counter()
     for inputs, targets in samples.batches(plan):
-        inputs, targets = inputs.to(objective.device), targets.to(objective.device)
+        inputs, targets = inputs.to(objective.device), objective.to_device(targets)
         optimizer.zero_grad()
-        outputs = model(inputs)
-        loss = objective.loss(outputs, targets)
+        with torch.autocast(objective.device.type, torch.bfloat16, enabled=learning.half):
+            outputs = learning.forward(inputs)
+        if learning.half:
+            outputs = _in_float(outputs)
+        loss = objective.training_loss(inputs, outputs, targets)
         value = loss.item()
         if not math.isfinite(value):
             raise not_finite_error(model, inputs, epoch=plan.epoch, step=done)
+        if plan.world > 1:
+            loss = loss * plan.weight(done, len(samples))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        learning.meter.add(value, outputs, targets)
+        learning.after_update()
+        learning.meter.add(value, objective.predictions(outputs) if counts_outputs else outputs, targets)
         done += 1
         now = time.perf_counter()
         if after_step(Step(number=done, seconds=now - started)):
@@ -153,20 +145,32 @@ def first_layer_not_finite(model: nn.Module, inputs: Tensor) -> str | None:
     return found[0] if found else None
 
 
+def _in_float(outputs: Any) -> Any:
+    """Outputs of an autocast forward pass as float32."""
+    return tuple(_in_float(value) for value in outputs) if isinstance(outputs, tuple) else outputs.float()
+
+
+def _scaled(outputs: Any, scale: float) -> Any:
+    return tuple(_scaled(value, scale) for value in outputs) if isinstance(outputs, tuple) else outputs * scale
+
+
 def evaluate(model: nn.Module, samples: Samples, objective: Objective) -> Evaluation:
-    """Accuracy of a model on one part, in the mode it is in.
+    """How good a model is on one part, in the mode it is in.
 
     Integer models get the integer inputs of a part that was loaded for them; outputs of 8 bits are divided by 128, so
-    that losses compare.
+    that losses compare, and so are values that a regression is compared with.
     """
     model.eval()
-    meter = Meter(objective.num_classes)
+    meter = objective.meter(training=False)
     scale = output_scale(model)
+    integer_targets = model_mode(model) is Mode.INTEGER and isinstance(objective, RegressionObjective)
     with torch.no_grad():
         for inputs, targets in samples.batches(BatchPlan(batch_size=EVALUATION_BATCH)):
-            outputs = model(inputs.to(objective.device)) * scale
-            targets = targets.to(objective.device)
-            meter.add(objective.loss(outputs, targets).item(), outputs, targets)
+            inputs, targets = inputs.to(objective.device), objective.to_device(targets)
+            outputs = _scaled(model(inputs), scale)
+            if integer_targets:
+                targets = targets / (1 << BIAS_SHIFT)
+            meter.add(objective.loss(inputs, outputs, targets).item(), objective.predictions(outputs), targets)
     return meter.result()
 
 

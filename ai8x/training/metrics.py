@@ -1,14 +1,15 @@
-"""Counting hits: top-1, top-5, the mean loss and the confusion matrix.
+"""How good a model is: hits, errors, and precision of detections, added up batch by batch.
 
-Start at `Meter` and `Evaluation`.
+Start at `Evaluation`, `Meter` for classes, `ErrorMeter` for values and `ai8x.training.detection` for objects.
 
-Source: spec/ai8x-training.md section 14.
+Source: spec/ai8x-training.md sections 8 and 14.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,73 +19,184 @@ from torch import Tensor
 TOP5_CLASSES = 5
 """Top-5 is told apart from 100 % only with more classes than this."""
 
+_NAMES = {"top1": "Top1", "top5": "Top5", "mse": "MSE", "map": "mAP"}
+_LOWER_IS_BETTER = ("mse",)
+
+
+def _no_confusion() -> NDArray[np.int64]:
+    return np.zeros((0, 0), np.int64)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Accuracy of a model on one part.
+    """How good a model is on one part.
 
     Args:
         loss: mean over the samples.
-        top1, top5: percent of the samples.
-        count: number of samples.
-        confusion: rows true class, columns predicted class, int64.
+        count: number of samples; of pixels where every pixel has a class.
+        figures: the main one first: top1 and top5 in percent, mse, or map in percent. Empty where only the loss was
+            counted.
+        confusion: rows true class, columns predicted class, int64; empty but for classification.
     """
 
     loss: float
-    top1: float
-    top5: float
     count: int
-    confusion: NDArray[np.int64]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    confusion: NDArray[np.int64] = field(default_factory=_no_confusion)
+
+    @property
+    def main(self) -> tuple[str, float]:
+        """Name and value of the figure that decides."""
+        return next(iter(self.figures.items()), ("loss", self.loss))
+
+    @property
+    def top1(self) -> float:
+        """Percent of the samples whose class was given the highest score; 0 but for classification."""
+        return self.figures.get("top1", 0.0)
+
+    @property
+    def top5(self) -> float:
+        """Percent of the samples whose class was among the five best; 0 but for classification."""
+        return self.figures.get("top5", 0.0)
+
+    @property
+    def is_picture_worthy(self) -> bool:
+        """Whether there is a confusion matrix to show."""
+        return self.confusion.size > 0
+
+    def shown(self) -> tuple[tuple[str, float], ...]:
+        """The figures that say something, with the names that people read."""
+        few = self.confusion.shape[0] <= TOP5_CLASSES
+        return tuple((_NAMES[name], value) for name, value in self.figures.items() if not (name == "top5" and few))
 
     def summary(self) -> str:
         """The line that scripts look for: ``==> Top1: ...``."""
-        top5 = f"    Top5: {self.top5:.3f}" if len(self.confusion) > TOP5_CLASSES else ""
-        return f"==> Top1: {self.top1:.3f}{top5}    Loss: {self.loss:.3f}"
+        figures = "".join(f"{name}: {value:.3f}    " if name != "MSE" else f"{name}: {value:.5f}    "
+                          for name, value in self.shown())
+        return f"==> {figures}Loss: {self.loss:.3f}"
+
+    def rank(self) -> tuple[float, float]:
+        """Greater is better: (top1, top5), (-mse, 0) or (map, -loss)."""
+        name, value = self.main
+        if name == "top1":
+            return value, self.top5
+        if name in (*_LOWER_IS_BETTER, "loss"):
+            return -value, 0.0
+        return value, -self.loss
+
+
+class Counter(Protocol):
+    """Adds up batches and can be put into a checkpoint in the middle of an epoch."""
+
+    def add(self, loss: float, outputs: Any, targets: Any) -> None:
+        """Count one batch; the loss is its mean."""
+
+    def result(self) -> Evaluation:
+        """The figures over all batches so far."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
 
 
 class Meter:
-    """Adds up batches.
+    """Adds up batches of classified samples, or of images with a class for every pixel.
 
     Args:
         num_classes: rows and columns of the confusion matrix.
+        with_accuracy: False counts only the loss.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, with_accuracy: bool = True) -> None:
         self._loss_sum = 0.0
+        self._count = 0
         self._top5_hits = 0
         self._confusion = np.zeros((num_classes, num_classes), np.int64)
+        self._with_accuracy = with_accuracy
 
     def add(self, loss: float, outputs: Tensor, targets: Tensor) -> None:
         """Count one batch.
 
         Args:
             loss: mean over the batch.
-            outputs: one score per class, (N, classes).
-            targets: classes, (N,).
+            outputs: one score per class, (N, classes) or (N, classes, H, W).
+            targets: classes, (N,) or (N, H, W).
         """
+        self._loss_sum += loss * targets.numel()
+        self._count += targets.numel()
+        if not self._with_accuracy:
+            return
         outputs, targets = outputs.detach().cpu(), targets.cpu()
-        self._loss_sum += loss * len(targets)
+        if outputs.dim() > 2:
+            outputs, targets = outputs.flatten(2).transpose(1, 2).flatten(0, 1), targets.flatten()
         best = outputs.topk(min(TOP5_CLASSES, outputs.shape[1]), dim=1).indices
         self._top5_hits += int((best == targets.unsqueeze(1)).any(dim=1).sum())
-        np.add.at(self._confusion, (targets.numpy(), outputs.argmax(dim=1).numpy()), 1)
+        classes = self._confusion.shape[0]
+        pairs = targets.numpy() * classes + outputs.argmax(dim=1).numpy()
+        self._confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
     def result(self) -> Evaluation:
         """The figures over all batches so far."""
-        count = int(self._confusion.sum())
-        share = 100 / max(count, 1)
-        return Evaluation(loss=self._loss_sum / max(count, 1), top1=float(np.trace(self._confusion) * share),
-                          top5=self._top5_hits * share, count=count, confusion=self._confusion.copy())
+        share = 100 / max(self._count, 1)
+        figures = {"top1": float(np.trace(self._confusion) * share), "top5": self._top5_hits * share}
+        return Evaluation(loss=self._loss_sum / max(self._count, 1), count=self._count,
+                          figures=figures if self._with_accuracy else {}, confusion=self._confusion.copy())
 
     def state(self) -> dict[str, Any]:
         """Plain values and a tensor for a checkpoint in the middle of an epoch."""
-        return {"loss_sum": self._loss_sum, "top5_hits": self._top5_hits,
+        return {"loss_sum": self._loss_sum, "top5_hits": self._top5_hits, "count": self._count,
                 "confusion": torch.from_numpy(self._confusion.copy())}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         self._loss_sum = float(state["loss_sum"])
         self._top5_hits = int(state["top5_hits"])
+        self._count = int(state["count"])
         self._confusion = np.asarray(state["confusion"], np.int64).copy()
+
+
+class ErrorMeter:
+    """Adds up batches of values: the mean squared error."""
+
+    def __init__(self) -> None:
+        self._loss_sum = 0.0
+        self._error_sum = 0.0
+        self._count = 0
+
+    def add(self, loss: float, outputs: Tensor, targets: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            loss: mean over the batch.
+            outputs: values, (N, ...).
+            targets: of the same shape.
+        """
+        self._loss_sum += loss * len(targets)
+        error = torch.nn.functional.mse_loss(outputs.detach().reshape(targets.shape).double(), targets.double())
+        self._error_sum += float(error) * len(targets)
+        self._count += len(targets)
+
+    def result(self) -> Evaluation:
+        """The figures over all batches so far."""
+        count = max(self._count, 1)
+        return Evaluation(loss=self._loss_sum / count, count=self._count, figures={"mse": self._error_sum / count})
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint in the middle of an epoch."""
+        return {"loss_sum": self._loss_sum, "error_sum": self._error_sum, "count": self._count}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self._loss_sum = float(state["loss_sum"])
+        self._error_sum = float(state["error_sum"])
+        self._count = int(state["count"])
+
+
+def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The state of one counter that saw what several saw: all of them only add."""
+    return {name: sum((state[name] for state in states[1:]), states[0][name]) for name in states[0]}
 
 
 def format_confusion(confusion: NDArray[np.int64], labels: tuple[str, ...]) -> str:

@@ -24,29 +24,27 @@ class StepReport:
 
     Args:
         epoch, step, num_steps: step counts from 1.
-        loss, top1, top5: means over the epoch so far.
+        loss: mean over the epoch so far.
+        figures: likewise, with the names that are shown, e.g. Top1.
         learning_rate: of the first group.
         seconds: time of the step.
         phase: "float" or "qat".
-        show_top5: there are enough classes for it to mean something.
     """
 
     epoch: int
     step: int
     num_steps: int
     loss: float
-    top1: float
-    top5: float
+    figures: tuple[tuple[str, float], ...]
     learning_rate: float
     seconds: float
     phase: str
-    show_top5: bool
 
     def line(self) -> str:
         """The plain form, as ai8x-training prints it."""
-        top5 = f"Top5 {self.top5:.6f}    " if self.show_top5 else ""
+        figures = "".join(f"{name} {value:.6f}    " for name, value in self.figures)
         return (f"Epoch: [{self.epoch}][{self.step:5d}/{self.num_steps:5d}]    Overall Loss {self.loss:.6f}    "
-                f"Objective Loss {self.loss:.6f}    Top1 {self.top1:.6f}    {top5}LR {self.learning_rate:.6f}    "
+                f"Objective Loss {self.loss:.6f}    {figures}LR {self.learning_rate:.6f}    "
                 f"Time {self.seconds:.6f}    ")
 
 
@@ -104,7 +102,8 @@ class Reporter:
         """One step is done: moves the live line, or prints a line every ``print_freq`` steps."""
         due = report.step % print_freq == 0 or report.step == report.num_steps
         if self._progress is not None and self._task is not None:
-            rate = f"loss {report.loss:.4f} top1 {report.top1:.2f} lr {report.learning_rate:.2g}"
+            shown = "".join(f"{name.lower()} {value:.2f} " for name, value in report.figures[:1])
+            rate = f"loss {report.loss:.4f} {shown}lr {report.learning_rate:.2g}"
             self._progress.update(self._task, advance=1, description=f"epoch {report.epoch} {report.phase}",
                                   figures=rate)
             if due:

@@ -1,7 +1,8 @@
 """The K210 around its harts: interrupt controller, clocks, console, timer.
 
 Registers are modelled as far as the vendor's SDK and our own runner use them; anything else in these blocks is
-storage. Registers of 64 bits arrive as two accesses of 32 bits. `k210_kpu.py` has the KPU and the DMA. Start at `Plic` and `SystemControl`.
+storage. Registers of 64 bits arrive as two accesses of 32 bits. `k210_kpu.py` has the KPU and the DMA. Start at
+`Plic` and `SystemControl`.
 
 Source: spec/virtual-boards.md section 4.
 """

@@ -245,11 +245,16 @@ def test_impossible_clock_divider_is_refused():
     assert failure.value.diagnostics[0].code == "E0392"
 
 
-def test_fast_fifo_is_refused():
+def test_fast_fifo_is_enabled_in_the_quadrants_that_it_feeds():
     network, placement = small()
-    with pytest.raises(UserError) as failure:
-        program_of(network, Placement(layers=placement.layers, fast_fifo=True))
-    assert failure.value.diagnostics[0].code == "E0391"
+    program = program_of(network, Placement(layers=placement.layers, fast_fifo=True))
+    writes = [(write.address, write.value) for write in program.configure[-2:]]
+    assert writes == [(0x400C0408, 0), (0x400C0400, 0xA0)]
+    # clk_en 3, bit 11, fifo_en 15, mexpress 20, ffifo_en 22, fifogrp 23; only quadrant 0 is used.
+    assert [write.value for write in program.start] == [0x00D08808, 0x00D08809]
+    (block,) = program.load_input
+    assert (block.address, block.fifo, block.full_bit, block.words.size) == (0x400C0410, 0, 1, 64)
+    assert program.fifo_status == 0x400C0404
 
 
 def test_pass_layer_points_at_instance_zero_where_a_quadrant_holds_no_output():

@@ -138,7 +138,8 @@ def reference_layer(data: Tensor, weight: Tensor, bias: Tensor, bits: int, activ
 
 def lean_layer(data: Tensor, weight: Tensor, bias: Tensor, bits: int, activation: ActivationKind, wide: bool) -> Tensor:
     shift = AF.parameter_shift(AF.magnitude_quantile(weight, bias, 1.0), bits)
-    quantized = AF.quantize_parameters(weight, bias, bits=bits, shift=shift, apply_shift=not wide)
+    quantized = AF.quantize_parameters(weight, bias, bits=bits, shift=shift,
+                                       output_shift=None if wide else shift)
     sums = F.conv2d(data, *quantized, padding=1)
     return AF.quantize_wide(sums) if wide else AF.quantize_activation(sums, activation)
 

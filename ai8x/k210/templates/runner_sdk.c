@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include <dmac.h>
 #include <kpu.h>
 #include <plic.h>
 #include <sysctl.h>
@@ -36,7 +37,7 @@ int runner_start(void)
     uarths_init();
     plic_init();
     sysctl_enable_irq();
-    /* The SDK declares the file as writable, and only reads it. */
+    /* Some versions of the SDK declare the file as writable; none changes it. */
     if (kpu_load_kmodel(&context, (uint8_t *)(uintptr_t)model_data) != 0) {
         problem = "the SDK does not load the file";
         return -1;

@@ -141,7 +141,7 @@ kmodel_status_t quantized_max_pool(const layer_t *layer)
     if (in == 0 || out == 0) {
         return KMODEL_BAD_RANGE;
     }
-    if (from.channels != to.channels) {
+    if (from.channels != to.channels || shape_size(from) == 0 || shape_size(to) == 0) {
         return KMODEL_BAD_LAYER;
     }
     for (uint32_t channel = 0; channel < to.channels; channel++) {
@@ -209,6 +209,9 @@ kmodel_status_t quantized_flatten(const layer_t *layer)
     if (in == 0 || out == 0) {
         return KMODEL_BAD_RANGE;
     }
+    if (shape_size(shape) == 0) {
+        return KMODEL_BAD_LAYER;
+    }
     for (uint64_t cell = 0; cell < area; cell++) {
         for (uint32_t channel = 0; channel < shape.channels; channel++) {
             *out++ = in[channel * area + cell];
@@ -235,7 +238,7 @@ kmodel_status_t quantized_resize(const layer_t *layer)
     if (in == 0 || out == 0) {
         return KMODEL_BAD_RANGE;
     }
-    if (from.width == 0 || from.height == 0) {
+    if (shape_size(from) == 0 || shape_size(to) == 0) {
         return KMODEL_BAD_LAYER;
     }
     for (uint32_t channel = 0; channel < to.channels; channel++) {
@@ -287,6 +290,9 @@ kmodel_status_t upload(const layer_t *layer)
     if (in == 0 || line > KPU_LINES ||
         kpu_map_lines(shape.width, shape.height, shape.channels) > KPU_LINES - line) {
         return KMODEL_BAD_RANGE;
+    }
+    if (shape_size(shape) == 0) {
+        return KMODEL_BAD_LAYER;
     }
     kpu_upload(line, in, shape.width, shape.height, shape.channels);
     return KMODEL_OK;

@@ -75,7 +75,7 @@ kmodel_status_t average_pool(const layer_t *layer)
     if (in == 0 || out == 0) {
         return KMODEL_BAD_RANGE;
     }
-    if (from.channels != to.channels) {
+    if (from.channels != to.channels || shape_size(from) == 0 || shape_size(to) == 0) {
         return KMODEL_BAD_LAYER;
     }
     for (uint32_t channel = 0; channel < to.channels; channel++) {
@@ -276,6 +276,9 @@ kmodel_status_t flatten(const layer_t *layer)
     if (in == 0 || out == 0) {
         return KMODEL_BAD_RANGE;
     }
+    if (shape_size(shape) == 0) {
+        return KMODEL_BAD_LAYER;
+    }
     for (uint64_t cell = 0; cell < area; cell++) {
         for (uint32_t channel = 0; channel < shape.channels; channel++) {
             *out++ = in[channel * area + cell];
@@ -294,7 +297,7 @@ kmodel_status_t resize(const layer_t *layer)
     if (in == 0 || out == 0) {
         return KMODEL_BAD_RANGE;
     }
-    if (from.width == 0 || from.height == 0) {
+    if (shape_size(from) == 0 || shape_size(to) == 0) {
         return KMODEL_BAD_LAYER;
     }
     for (uint32_t channel = 0; channel < to.channels; channel++) {
