@@ -60,8 +60,17 @@ def build_network(
     if diagnostics.errors:
         raise UserError(_without_consequences(diagnostics.errors))
     outputs = tuple(entry.position for entry in file.layers if entry.output)
-    return Network(name=file.arch, dataset=file.dataset, input_shape=input_shape,
+    return Network(name=file.arch, dataset=file.dataset, input_shape=input_shape, buffer=rolling_buffer(file),
                    layers=tuple(layer for layer in layers if layer is not None), outputs=outputs)
+
+
+def rolling_buffer(file: NetworkFile) -> RollingBuffer | None:
+    """What the file says about data that stays from one inference to the next."""
+    if file.data_buffer is None:
+        return None
+    dim = file.data_buffer.dim
+    shape = TensorShape(file.data_buffer.channels, dim[0], dim[1] if len(dim) > 1 else 1)
+    return RollingBuffer(name=file.data_buffer.name, shape=shape)
 
 
 def _without_consequences(errors: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
@@ -123,6 +132,9 @@ class _Builder:
         self._entries = file.layers
         self._average_rounded = average_rounded
         self._shapes: dict[int, TensorShape] = {NETWORK_INPUT: input_shape}
+        self._buffer = rolling_buffer(file)
+        if self._buffer is not None:
+            self._shapes[BUFFER_INPUT] = self._buffer.shape
         self._names = _unique_names(file.layers, parameters)
 
     def layer(self, entry: LayerEntry, diagnostics: Diagnostics) -> Layer | None:
@@ -133,13 +145,20 @@ class _Builder:
             inputs = self._connections.inputs(entry)
             if any(source not in self._shapes for source in inputs):
                 return None
-            operand = operand_shape(entry, [self._shapes[source] for source in inputs])
+            check_buffer_keys(entry, inputs, self._buffer)
+            operand = operand_shape(entry, [self._source_shape(entry, source) for source in inputs])
             geometry = operator_geometry(entry, operand)
             return self._complete(entry, inputs, operand, geometry)
         except UserError as error:
             for diagnostic in error.diagnostics:
                 diagnostics.add(diagnostic)
             return None
+
+    def _source_shape(self, entry: LayerEntry, source: int) -> TensorShape:
+        """Shape of a source; of the buffer a shifting layer reads all but the oldest pixels."""
+        if entry.buffer_shift and self._buffer is not None:
+            return TensorShape(self._buffer.shape.channels, self._buffer.num_pixels - entry.buffer_shift, 1)
+        return self._shapes[source]
 
     def _complete(self, entry: LayerEntry, inputs: tuple[int, ...], operand: TensorShape,
                   geometry: Geometry) -> Layer | None:
@@ -160,6 +179,7 @@ class _Builder:
             raise problem(entry, "E0239", "out_channels does not match", "out_channels", found=str(entry.out_channels),
                           allowed=str(channels), help="remove the key")
         out_shape = TensorShape(channels, geometry.out_height, geometry.out_width)
+        check_inserted(entry, out_shape, self._buffer)
         self._shapes[entry.position] = out_shape
         return Layer(
             name=self._names[entry.position], index=entry.position, op=entry_op(entry), inputs=inputs,
@@ -167,7 +187,8 @@ class _Builder:
             pool_first=entry.pool_first is not False, conv=geometry.conv, flatten=bool(entry.flatten),
             activation=entry.activate or Activation.NONE, output_bits=entry.output_width or 8,
             average_rounded=self._average_rounded, in_crop=entry.in_crop or (0, 0), is_output=bool(entry.output),
-            source=entry.source, **values)
+            buffer_shift=entry.buffer_shift or 0, buffer_insert=entry.buffer_insert or 0, source=entry.source,
+            **values)
 
     def _own_parameters(self, entry: LayerEntry) -> tuple[int | None, LayerParameters | None]:
         """(position of the layer that lends its weights or None, parameters or None if they are missing)."""
@@ -183,13 +204,10 @@ class _Builder:
 
 
 def _refuse_unavailable(entry: LayerEntry) -> None:
-    wanted = {"buffer_shift": entry.buffer_shift, "buffer_insert": entry.buffer_insert,
-              "in_channel_skip": entry.in_channel_skip}
-    for key, value in wanted.items():
-        if value:
-            action = "drop the channels in the sample itself" if key == "in_channel_skip" else "remove the key"
-            raise problem(entry, "E0240", f"{key} is not available in this version", key, found=str(value),
-                          allowed="no such key", help=action)
+    if entry.in_channel_skip:
+        raise problem(entry, "E0240", "in_channel_skip is not available in this version", "in_channel_skip",
+                      found=str(entry.in_channel_skip), allowed="no such key",
+                      help="drop the channels in the sample itself")
 
 
 def _unique_names(entries: Sequence[LayerEntry], parameters: Mapping[int, LayerParameters]) -> tuple[str, ...]:

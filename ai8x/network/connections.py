@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ai8x.network.ir import NETWORK_INPUT, TensorShape
+from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, TensorShape
 from ai8x.network.operators import problem
 from ai8x.network.yaml_file import LayerEntry, NetworkFile, Reference
 from ai8x.network.yaml_nodes import show_text
@@ -23,15 +23,18 @@ class Connections:
         self._layers = file.layers
         self._by_sequence = {entry.sequence: entry.position for entry in file.layers}
         self._by_name = {entry.name: entry.position for entry in file.layers if entry.name is not None}
+        self._buffer = file.data_buffer.name if file.data_buffer is not None else None
 
     def position(self, entry: LayerEntry, reference: Reference, key: str) -> int:
-        """Position of the layer that a key of ``entry`` refers to; `NETWORK_INPUT` for the input.
+        """Position of the layer that a key of ``entry`` refers to; `NETWORK_INPUT` and `BUFFER_INPUT` for these.
 
         Raises:
             UserError: E0230, there is no such layer.
         """
         if reference == NETWORK_INPUT:
             return NETWORK_INPUT
+        if self._buffer is not None and reference == self._buffer:
+            return BUFFER_INPUT
         found = self._by_name.get(reference) if isinstance(reference, str) else self._by_sequence.get(reference)
         if found is None:
             kind = f"named '{show_text(reference)}'" if isinstance(reference, str) else f"with sequence {reference}"

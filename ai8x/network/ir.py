@@ -24,6 +24,9 @@ from ai8x.errors import Source
 NETWORK_INPUT = -1
 """Index that stands for the network's input in `Layer.inputs`."""
 
+BUFFER_INPUT = -2
+"""Index that stands for the network's rolling buffer in `Layer.inputs`."""
+
 
 class Op(enum.Enum):
     """What a layer does between its input side (element-wise, pooling) and its output side (shift, activation)."""
@@ -179,6 +182,9 @@ class Layer:
         in_crop: rows (or samples) dropped at the start and the end of the source.
         is_output: part of the network's output (`Network.outputs`).
         weight_source: index of the layer whose weights are reused, or None.
+        buffer_shift: pixels by which the layer moves the rolling buffer towards the past, 0 for none; the layer is a
+            pass-through of the buffer without its oldest pixels, and its output becomes the oldest part.
+        buffer_insert: pixels at the newest end of the rolling buffer that the layer's output replaces, 0 for none.
         source: place of the layer in the YAML file.
 
     Source: spec/max78000-cnn.md sections 0, 4 and 7.
@@ -205,6 +211,8 @@ class Layer:
     in_crop: tuple[int, int] = (0, 0)
     is_output: bool = False
     weight_source: int | None = None
+    buffer_shift: int = 0
+    buffer_insert: int = 0
     source: Source | None = None
 
     def __post_init__(self) -> None:
@@ -259,6 +267,28 @@ class Layer:
         return math.ceil(self.weights.size * self.weight_bits / 8)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollingBuffer:
+    """Data that stays from one inference to the next: a window over the latest outputs of some layer.
+
+    Pixels are ordered by age, the oldest first; a 2-D shape counts row by row. At first all values are 0.
+
+    Args:
+        name: how layers refer to it.
+        shape: (C, H, W), int8.
+
+    Source: spec/max78000-cnn.md sections 7.1 and 7.2.
+    """
+
+    name: str
+    shape: TensorShape
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels of one channel."""
+        return self.shape.height * self.shape.width
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Network:
     """An ordered network of fused layers with integer parameters.
@@ -270,6 +300,7 @@ class Network:
         layers: execution order; `Layer.index` equals the position.
         outputs: indices of the output layers, ascending.
         labels: class names where known.
+        buffer: state that is carried between inferences, or None.
     """
 
     name: str
@@ -279,6 +310,7 @@ class Network:
     outputs: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     input_type: IntType = field(default=INT8)
+    buffer: RollingBuffer | None = None
 
     def __post_init__(self) -> None:
         if not self.outputs and self.layers:
@@ -287,7 +319,15 @@ class Network:
             raise ValueError(problem)
 
     def shape_of(self, index: int) -> TensorShape:
-        """Output shape of a layer, or of the input for `NETWORK_INPUT`."""
+        """Output shape of a layer, of the input for `NETWORK_INPUT`, of the rolling buffer for `BUFFER_INPUT`.
+
+        Raises:
+            ValueError: the network has no buffer.
+        """
+        if index == BUFFER_INPUT:
+            if self.buffer is None:
+                raise ValueError(f"network '{self.name}' has no buffer")
+            return self.buffer.shape
         return self.input_shape if index == NETWORK_INPUT else self.layers[index].out_shape
 
     def consumers(self, index: int) -> tuple[int, ...]:
@@ -318,15 +358,27 @@ def conv_output_shape(layer: Layer) -> TensorShape:
 
 def layer_problem(layer: Layer) -> str:
     """Why a layer contradicts itself, or an empty string. Device limits are not checked here."""
-    if not layer.inputs or any(not NETWORK_INPUT <= i < layer.index for i in layer.inputs):
-        return f"inputs {layer.inputs} must be earlier layers or the network input"
+    if not layer.inputs or any(not BUFFER_INPUT <= i < layer.index for i in layer.inputs):
+        return f"inputs {layer.inputs} must be earlier layers, the network input or the buffer"
     if layer.eltwise and not 2 <= len(layer.inputs) <= 16:
         return f"{layer.eltwise.value} of {len(layer.inputs)} operands; allowed are 2 to 16"
     if layer.op.has_weights != (layer.conv is not None):
         return f"{layer.op.value} with conv={layer.conv}"
     if layer.flatten and layer.op is not Op.LINEAR:
         return f"flatten belongs to Linear, not to {layer.op.value}"
-    return _shape_problem(layer) or _parameter_problem(layer)
+    return _shape_problem(layer) or _parameter_problem(layer) or _buffer_problem(layer)
+
+
+def _buffer_problem(layer: Layer) -> str:
+    """Why a layer cannot move or fill the rolling buffer, or an empty string."""
+    if layer.buffer_shift:
+        is_copy = layer.op is Op.PASSTHROUGH and layer.pool.is_identity and not any(layer.in_crop)
+        if layer.inputs != (BUFFER_INPUT,) or not is_copy or layer.buffer_insert:
+            return "shifting the buffer is a pass-through of the buffer and nothing else"
+    pixels = layer.out_shape.height * layer.out_shape.width
+    if layer.buffer_insert and (layer.buffer_insert != pixels or layer.output_bits != INT8.bits):
+        return f"{pixels} pixels of {layer.output_bits} bits cannot be inserted as {layer.buffer_insert} of 8 bits"
+    return ""
 
 
 def _shape_problem(layer: Layer) -> str:
@@ -370,6 +422,8 @@ def network_problem(network: Network) -> str:
 
 def _operand_problem(network: Network, layer: Layer) -> str:
     """Why a layer cannot read what its producers write, or an empty string."""
+    if (uses := _buffer_use_problem(network, layer)) or layer.buffer_shift:
+        return uses
     shapes = [network.shape_of(index) for index in layer.inputs]
     cropped = sum(layer.in_crop)
     operand = layer.operand_shape
@@ -378,4 +432,21 @@ def _operand_problem(network: Network, layer: Layer) -> str:
     if not fits or any((s.height - cropped) * s.width != operand.height * operand.width for s in shapes):
         found = ", ".join(map(str, shapes))
         return f"layer {layer.index} '{layer.name}': operands of shape {operand} do not come from {found}"
+    return ""
+
+
+def _buffer_use_problem(network: Network, layer: Layer) -> str:
+    """Why a layer does not suit the network's rolling buffer, or an empty string."""
+    if BUFFER_INPUT not in layer.inputs and not layer.buffer_insert:
+        return ""
+    place, buffer = f"layer {layer.index} '{layer.name}'", network.buffer
+    if buffer is None:
+        return f"{place}: the network has no buffer"
+    operand = layer.operand_shape
+    left = buffer.num_pixels - layer.buffer_shift
+    if layer.buffer_shift and (operand.channels, operand.height * operand.width) != (buffer.shape.channels, left):
+        return f"{place}: a shift by {layer.buffer_shift} of a buffer {buffer.shape} leaves {left} pixels, not {operand}"
+    if layer.buffer_insert > buffer.num_pixels or (
+            layer.buffer_insert and layer.out_shape.channels != buffer.shape.channels):
+        return f"{place}: {layer.out_shape} cannot be inserted into a buffer {buffer.shape}"
     return ""

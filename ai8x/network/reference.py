@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ai8x import arithmetic
 from ai8x.arithmetic import BIAS_SHIFT, INT8
-from ai8x.network.ir import NETWORK_INPUT, Activation, ConvSpec, Eltwise, Layer, Network, Op, Pool, PoolSpec
+from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, Activation, ConvSpec, Eltwise, Layer, Network, Op, Pool, PoolSpec
 
 IntArray = NDArray[Any]
 
@@ -42,9 +42,11 @@ class Trace(Mapping[int, IntArray]):
 
     Args:
         layers: for each layer (C, H, W), or (N, C, H, W) for a batch; int8, int32 where the output is wide.
+        buffer: the rolling buffer after the inference, of the same form; None where the network has none.
     """
 
     layers: Mapping[int, IntArray]
+    buffer: IntArray | None = None
 
     def __getitem__(self, index: int) -> IntArray:
         return self.layers[index]
@@ -93,24 +95,60 @@ class Difference:
         )
 
 
-def run_network(network: Network, sample: IntArray) -> Trace:
+def run_network(network: Network, sample: IntArray, *, buffer: IntArray | None = None) -> Trace:
     """Every layer's output for one sample or a batch.
 
     Args:
         network: layers with parameters.
         sample: integers -128..127 of shape (C, H, W), or (N, C, H, W) for a batch; of 1-D data also (C, L).
+        buffer: the rolling buffer before the inference, `Trace.buffer` of the one before; None for zeros. The items of
+            a batch are independent: each has a buffer of its own.
 
     Raises:
         ValueError: shape or values of the sample do not suit the network, or a layer has no weights.
     """
     batch, is_single = _as_batch(network, sample)
     outputs: dict[int, IntArray] = {NETWORK_INPUT: batch}
+    state = _first_state(network, len(batch), buffer)
     for layer in network.layers:
+        if state is not None:
+            outputs[BUFFER_INPUT] = _without_oldest(state, layer)
         outputs[layer.index] = run_layer(layer, [outputs[index] for index in layer.inputs])
+        if state is not None:
+            state = _moved(state, layer, outputs[layer.index])
     layers = {layer.index: outputs[layer.index][0] if is_single else outputs[layer.index] for layer in network.layers}
     for array in layers.values():
         array.setflags(write=False)
-    return Trace(layers)
+    return Trace(layers, state if state is None or not is_single else state[0])
+
+
+def _first_state(network: Network, count: int, buffer: IntArray | None) -> IntArray | None:
+    """The rolling buffers (N, C, H, W) before the inference; None for a network without."""
+    if network.buffer is None:
+        return None
+    shape = network.buffer.shape.as_tuple()
+    return np.zeros((count, *shape), np.int8) if buffer is None else np.broadcast_to(buffer, (count, *shape)).copy()
+
+
+def _without_oldest(state: IntArray, layer: Layer) -> IntArray:
+    """What a layer sees of the buffer: a shifting one all but the oldest pixels, in the form of its operand."""
+    if not layer.buffer_shift:
+        return state
+    kept = state.reshape(*state.shape[:2], -1)[:, :, layer.buffer_shift:]
+    return kept.reshape(*state.shape[:2], layer.operand_shape.height, layer.operand_shape.width)
+
+
+def _moved(state: IntArray, layer: Layer, output: IntArray) -> IntArray:
+    """The buffer after a layer: shifted, filled at its newest end, or as it was."""
+    if not (layer.buffer_shift or layer.buffer_insert):
+        return state
+    pixels = state.reshape(*state.shape[:2], -1).copy()
+    new = output.reshape(*output.shape[:2], -1)
+    if layer.buffer_shift:
+        pixels[:, :, : -layer.buffer_shift] = new
+    else:
+        pixels[:, :, -layer.buffer_insert :] = new
+    return pixels.reshape(state.shape)
 
 
 def _as_batch(network: Network, sample: IntArray) -> tuple[IntArray, bool]:

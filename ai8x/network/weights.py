@@ -140,6 +140,7 @@ class _StateReader:
         self._arrays = arrays
         self._file = file
         self._diagnostics = diagnostics
+        self._found_fractions = False
 
     def add(self, code: str, message: str, *, found: str = "", allowed: str = "", help: str = "",
             level: str = "error") -> None:
@@ -225,16 +226,23 @@ class _StateReader:
                      help="train again from an earlier checkpoint; this one is damaged")
             return None
         if array.dtype.kind == "f" and (fractions := int(np.count_nonzero(array != np.floor(array)))):
-            first = array.flat[int(np.flatnonzero(array != np.floor(array))[0])]
-            self.add("E0542", f"key '{name}' holds fractions: the checkpoint is not quantised",
-                     found=f"{fractions} of {array.size} values, the first is {first:g}", allowed="integers",
-                     help=_QUANTIZE)
+            self._refuse_fractions(name, array, fractions)
             return None
         if array.size and float(np.abs(array.astype(np.float64)).max()) >= 2.0**31:
             self.add("E0542", f"key '{name}' holds values that are too large", found=f"{np.abs(array).max():g}",
                      allowed="integers below 2**31", help=_QUANTIZE)
             return None
         return array.astype(np.int64)
+
+    def _refuse_fractions(self, name: str, array: NDArray[Any], fractions: int) -> None:
+        """One finding for the whole file: every other array of a float checkpoint would say the same."""
+        if self._found_fractions:
+            return
+        self._found_fractions = True
+        first = array.flat[int(np.flatnonzero(array != np.floor(array))[0])]
+        self.add("E0542", f"key '{name}' holds fractions: the checkpoint is not quantised",
+                 found=f"{fractions} of {array.size} values, the first is {first:g}", allowed="integers",
+                 help=_QUANTIZE)
 
     def _scalar(self, key: str, default: int) -> int | None:
         """A single integer; the default where the key is absent; None after a finding."""

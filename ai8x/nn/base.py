@@ -52,10 +52,13 @@ class OutputScale(enum.Enum):
     REAL = "real"
 
 
-_FIRST_ENTRIES = ("output_shift", "weight_bits", "bias_bits", "quantize_activation", "adjust_output_shift",
-                  "shift_quantile")
-_SECOND_ENTRIES = ("output_shift", "activation_threshold", "final_scale", "weight_bits", "bias_bits",
-                   "quantize_activation", "clamp_activation", "adjust_output_shift", "shift_quantile")
+_ENTRIES: Mapping[Scheme, tuple[str, ...]] = {
+    Scheme.V1: ("output_shift", "weight_bits", "bias_bits", "quantize_activation", "adjust_output_shift",
+                "shift_quantile"),
+    Scheme.V2: ("output_shift", "activation_threshold", "final_scale", "weight_bits", "bias_bits",
+                "quantize_activation", "clamp_activation", "adjust_output_shift", "shift_quantile"),
+}
+"""A layer's own entries, in the order of the files of each generation; sections 4 and 7."""
 
 Operation = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
@@ -119,19 +122,19 @@ class QuantizationAwareModule(nn.Module):
             return Mode.FLOAT
         return Mode.QAT if bool(self.adjust_output_shift) else Mode.INTEGER
 
-    def use_second_scheme(self) -> None:
-        """Follow the second generation: its entries join the layer's, in the order of its files (section 7)."""
-        if self.scheme is Scheme.V2:
+    def use_scheme(self, scheme: Scheme) -> None:
+        """Follow a generation: the second adds entries, in the order of its files (section 7)."""
+        if self.scheme is scheme:
             return
-        self.scheme = Scheme.V2
-        entries = {name: getattr(self, name) for name in _FIRST_ENTRIES}
+        entries = {name: getattr(self, name) for name in _ENTRIES[self.scheme]}
         new = {"activation_threshold": torch.tensor(0.0), "final_scale": torch.tensor(0.0),
                "clamp_activation": torch.tensor([self.mode is not Mode.FLOAT])}
-        entries |= {name: nn.Parameter(value.to(self.output_shift.device), requires_grad=False)
-                    for name, value in new.items()}
-        for name in _FIRST_ENTRIES:
+        for name, value in new.items():
+            entries.setdefault(name, nn.Parameter(value.to(self.output_shift.device), requires_grad=False))
+        for name in _ENTRIES[self.scheme]:
             delattr(self, name)
-        for name in _SECOND_ENTRIES:
+        self.scheme = scheme
+        for name in _ENTRIES[scheme]:
             self.register_parameter(name, entries[name])
         self.refresh()
 
@@ -369,11 +372,13 @@ class ElementwiseModule(nn.Module):
         """Set how `forward` computes."""
         self.mode = mode
 
-    def use_second_scheme(self) -> None:
-        """Follow the second generation (section 7)."""
-        if self.scheme is Scheme.V1:
-            self.scheme = Scheme.V2
+    def use_scheme(self, scheme: Scheme) -> None:
+        """Follow a generation (section 7)."""
+        if scheme is not self.scheme and scheme is Scheme.V2:
             self.activation_threshold = nn.Parameter(torch.tensor(0.0), requires_grad=False)
+        elif scheme is not self.scheme:
+            del self.activation_threshold
+        self.scheme = scheme
 
     def combine(self, operands: tuple[Tensor, ...]) -> Tensor:
         """The result before the clamp."""
@@ -446,11 +451,11 @@ def set_output_scale(model: nn.Module, scale: OutputScale) -> None:
         layer.output_scale = scale
 
 
-def use_second_scheme(model: nn.Module) -> None:
-    """Let every layer of a model follow the second generation; call it before float training starts."""
+def use_scheme(model: nn.Module, scheme: Scheme) -> None:
+    """Let every layer of a model follow a generation; call it before float training starts."""
     for module in model.modules():
         if isinstance(module, (QuantizationAwareModule, ElementwiseModule)):
-            module.use_second_scheme()
+            module.use_scheme(scheme)
 
 
 def model_scheme(model: nn.Module) -> Scheme:

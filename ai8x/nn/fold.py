@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ai8x.nn.arguments import Scheme
 from ai8x.nn.base import BATCHNORM_DIVISOR, quantized_layers
 
 BATCHNORM_GAIN = 1 / BATCHNORM_DIVISOR
@@ -112,7 +113,8 @@ def fold_batchnorm(model: nn.Module) -> tuple[str, ...]:
         with torch.no_grad():
             weight, bias = fold_parameters(op.weight, op.bias, statistics,
                                            transposed=isinstance(op, nn.ConvTranspose2d),
-                                           groups=getattr(op, "groups", 1))
+                                           groups=getattr(op, "groups", 1),
+                                           gain=1.0 if layer.scheme is Scheme.V2 else BATCHNORM_GAIN)
             op.weight.copy_(weight)
             op.bias.copy_(bias)
         layer.bn = None

@@ -1,7 +1,7 @@
 """Loading a state of any generation into a model, and letting the state decide how the model computes.
 
-Owns the conversion of second-generation entries and the messages for what does not fit. The policy file is not
-needed: whether BatchNorm is folded and whether parameters are quantised is read off the keys.
+Owns the defaults of older files and the messages for what does not fit. The policy file is not needed: the
+generation, whether BatchNorm is folded and whether parameters are quantised are read off the keys.
 
 Source: spec/ai8x-training.md sections 4, 6 and 7.
 """
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ai8x.errors import Diagnostic, UserError
-from ai8x.nn.base import BATCHNORM_DIVISOR, ElementwiseModule, Mode, QuantizationAwareModule, quantized_layers
+from ai8x.nn.arguments import Scheme
+from ai8x.nn.base import ElementwiseModule, Mode, QuantizationAwareModule, quantized_layers, use_scheme
 from ai8x.nn.qat import unwrap_model
 
 _ENTRY_DEFAULTS: Mapping[str, float] = {"output_shift": 0.0, "weight_bits": 0, "bias_bits": 0,
                                         "quantize_activation": 0, "adjust_output_shift": 0, "shift_quantile": 1.0}
-_SECOND_GENERATION = ("activation_threshold", "final_scale", "clamp_activation")
+_SECOND_DEFAULTS: Mapping[str, float] = {"activation_threshold": 0.0, "final_scale": 0.0, "clamp_activation": 0}
 _OLD_OPERATIONS = ("conv2d", "linear")
 
 
@@ -32,12 +33,12 @@ class LoadedState:
     Args:
         mode: how the model computes now.
         folded: layers whose BatchNorm the state had folded already.
-        output_factor: power of two by which the outputs of a second-generation file must still be multiplied.
+        scheme: generation of the state, which the model follows now.
     """
 
     mode: Mode
     folded: tuple[str, ...]
-    output_factor: float = 1.0
+    scheme: Scheme = Scheme.V1
 
 
 def _layer_entries(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -56,30 +57,12 @@ def _is_integer(entries: Mapping[str, Tensor]) -> bool:
     return bool((weight == weight.round()).all()) and float(weight.abs().max()) > 1
 
 
-def _first_generation(entries: dict[str, Tensor], *, wide: bool) -> tuple[dict[str, Tensor], float]:
-    """Entries of one layer without those of the second generation, and the factor that its output still needs."""
-    entries = dict(entries)
-    special = {name: float(entries.pop(name)) for name in _SECOND_GENERATION if name in entries}
-    if not special:
-        return entries, 1.0
-    if "bn.running_mean" in entries:
-        # The second generation does not divide by 4 after BatchNorm: scale what it multiplies and adds.
-        channels = entries["bn.running_mean"]
-        entries["bn.weight"] = entries.get("bn.weight", torch.ones_like(channels)) * BATCHNORM_DIVISOR
-        entries["bn.bias"] = entries.get("bn.bias", torch.zeros_like(channels)) * BATCHNORM_DIVISOR
-    threshold = special.get("activation_threshold", 0.0)
-    is_qat = bool(entries.get("adjust_output_shift", torch.zeros(1)))
-    if is_qat and threshold and not wide:
-        # Parameters times 2**-t have a shift smaller by t and the same integers: the effective shift s - t.
-        for name in ("op.weight", "op.bias"):
-            if name in entries:
-                entries[name] = entries[name] * 2.0**-threshold
-    return entries, 2.0 ** special.get("final_scale", 0.0)
-
-
-def _complete(layer: QuantizationAwareModule, entries: dict[str, Tensor]) -> dict[str, Tensor]:
+def _complete(layer: QuantizationAwareModule, entries: dict[str, Tensor], scheme: Scheme) -> dict[str, Tensor]:
     """Entries of one layer with the defaults of older files filled in."""
     completed = dict(entries)
+    if scheme is Scheme.V2:
+        for name, default in _SECOND_DEFAULTS.items():
+            completed.setdefault(name, torch.tensor([default]))
     if "quantize_activation" not in entries and "op.weight" in entries and _is_integer(entries):
         completed["quantize_activation"] = torch.tensor([True])
     for name, default in _ENTRY_DEFAULTS.items():
@@ -147,7 +130,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> LoadedState:
     """Load a state of any generation; afterwards the model computes as the state says.
 
     A BatchNorm of the model for which the state has no entries is removed: the state was folded. Missing entries of
-    older files take their defaults. Second-generation entries are converted. Either everything is loaded or nothing.
+    older files take their defaults. The model follows the generation of the state. Either everything is loaded or
+    nothing; only the generation may have changed after an error.
 
     Args:
         model: possibly inside compiled or parallel wrappers.
@@ -158,18 +142,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> LoadedState:
     """
     inner = unwrap_model(model)
     layers = quantized_layers(inner)
+    scheme = state_scheme(state)
+    use_scheme(inner, scheme)
     expected = inner.state_dict()
-    owned = tuple(f"{name}." for name in layers)
-    converted = {key: value for key, value in state.items()
-                 if not key.startswith(owned) and key.rpartition(".")[2] not in _SECOND_GENERATION}
-    factor = 1.0
-    for name, layer in layers.items():
-        entries, layer_factor = _first_generation(_layer_entries(state, name), wide=layer.wide)
-        factor = max(factor, layer_factor)
-        for entry, value in _complete(layer, entries).items():
-            key = f"{name}.{entry}"
-            fits = key in expected and expected[key].numel() == value.numel() == 1
-            converted[key] = value.reshape(expected[key].shape) if fits else value
+    converted = _converted(inner, state, scheme)
+    for key, value in converted.items():
+        if key in expected and expected[key].numel() == value.numel() == 1:
+            converted[key] = value.reshape(expected[key].shape)
     folded = tuple(n for n, layer in layers.items() if layer.bn is not None and f"{n}.bn.running_mean" not in converted)
     for name in folded:
         expected = {key: value for key, value in expected.items() if not key.startswith(f"{name}.bn.")}
@@ -183,4 +162,26 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> LoadedState:
         if isinstance(module, ElementwiseModule):
             module.set_mode(mode)
     inner.load_state_dict(converted)
-    return LoadedState(mode=mode, folded=folded, output_factor=factor)
+    return LoadedState(mode=mode, folded=folded, scheme=scheme)
+
+
+def state_scheme(state: Mapping[str, Tensor]) -> Scheme:
+    """The generation that wrote a state, by its entries."""
+    return Scheme.V2 if any(key.rpartition(".")[2] in _SECOND_DEFAULTS for key in state) else Scheme.V1
+
+
+def _converted(model: nn.Module, state: Mapping[str, Tensor], scheme: Scheme) -> dict[str, Tensor]:
+    """The state with today's names and with the defaults of missing entries."""
+    layers = quantized_layers(model)
+    combining = {name: m for name, m in model.named_modules() if isinstance(m, ElementwiseModule)}
+    owned = tuple(f"{name}." for name in (*layers, *combining))
+    converted = {key: value for key, value in state.items() if not key.startswith(owned)}
+    for name, layer in layers.items():
+        converted |= {f"{name}.{entry}": value
+                      for entry, value in _complete(layer, _layer_entries(state, name), scheme).items()}
+    for name, module in combining.items():
+        entries = {key: value for key, value in state.items() if key.startswith(f"{name}.")}
+        if scheme is Scheme.V2 and module.scheme is Scheme.V2:
+            entries.setdefault(f"{name}.activation_threshold", torch.tensor(0.0))
+        converted |= entries
+    return converted

@@ -23,7 +23,8 @@ from ai8x.nn.qat import LayerOverride, QatPolicy
 from ai8x.training.config import convert_value, field_types
 from ai8x.training.data import Stream, stream_seed
 
-_FORMAT_KEY = "format"
+PRUNED_KEY = "pruned_channels"
+"""Entry of the extras of a file whose layers have fewer channels than the model by its name."""
 _KEYS = ("optimizer_state_dict", "optimizer_type", "schedule", "meter", "history", "rows", "random", "config", "step",
          "is_quantized", "qat_policy")
 
@@ -42,13 +43,14 @@ class TrainingCheckpoint:
         optimizer_type: its name.
         schedule: state of the learning rates.
         meter: sums of the unfinished epoch.
-        history: validation scores of the phase, oldest first: top1, top5, epoch.
+        history: validation scores of the phase, oldest first: figures, rank, epoch.
         rows: the metrics table so far.
         random: states of all generators.
         config: settings of the run.
         policy: QAT policy as plain values, or None.
         labels, input_shape, sample: of the data set; sample is the first test item, int8.
         extras: figures under the names that ai8x-training uses.
+        average: running mean of the weights, or None.
     """
 
     epoch: int
@@ -69,6 +71,7 @@ class TrainingCheckpoint:
     input_shape: tuple[int, ...]
     sample: Tensor
     extras: Mapping[str, Any]
+    average: Mapping[str, Any] | None = None
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all.
@@ -81,6 +84,8 @@ class TrainingCheckpoint:
             "schedule": dict(self.schedule), "meter": dict(self.meter), "history": plain_value(self.history),
             "rows": plain_value(self.rows), "random": dict(self.random), "config": dict(self.config),
             "step": self.step, "is_quantized": self.is_quantized, "qat_policy": self.policy}
+        if self.average is not None:
+            training["average"] = dict(self.average)
         write_checkpoint(path, Checkpoint(
             state=arrays_from_tensors(self.state), epoch=self.epoch, arch=self.arch, extras=dict(self.extras),
             sample=self.sample.numpy(), labels=self.labels, input_shape=self.input_shape, training=training))
@@ -106,7 +111,12 @@ class TrainingCheckpoint:
             schedule=held["schedule"], meter=held["meter"], history=held["history"], rows=held["rows"],
             random=held["random"], config=held["config"], policy=held["qat_policy"], labels=checkpoint.labels,
             input_shape=checkpoint.input_shape, sample=torch.from_numpy(checkpoint.sample.copy()),
-            extras=checkpoint.extras)
+            extras=checkpoint.extras, average=held.get("average"))
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether the layers have fewer channels than the model by its name."""
+        return bool(self.extras.get(PRUNED_KEY))
 
     def settings(self, file: Path) -> dict[str, Any]:
         """The settings of the run, checked."""

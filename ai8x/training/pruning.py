@@ -257,12 +257,9 @@ def _choose(channels: ChannelMap, layers: Mapping[str, QuantizationAwareModule],
     weight: dict[int, float] = {}
     owners: dict[int, set[str]] = {}
     for name, groups in channels.outputs.items():
-        op = layers[name].op
-        if op is None or (getattr(op, "groups", 1) > 1 and len(set(groups)) == op.weight.shape[1]):
+        magnitudes = _magnitudes(layers[name])
+        if len(magnitudes) != len(groups):  # grouped, but not depthwise: nothing of it can go
             continue
-        dims = [dim for dim in range(op.weight.dim()) if dim != layers[name].output_dim]
-        magnitudes = op.weight.detach().abs().sum(dims) if len(groups) == op.weight.shape[
-            layers[name].output_dim] else op.weight.detach().abs().flatten(1).sum(1)
         for group, value in zip(groups, (magnitudes / magnitudes.mean().clamp(min=1e-12)).tolist(), strict=True):
             weight[group] = weight.get(group, 0.0) + value
             owners.setdefault(group, set()).add(name)
@@ -274,6 +271,16 @@ def _choose(channels: ChannelMap, layers: Mapping[str, QuantizationAwareModule],
         free = sorted((group for group in members if group not in channels.fixed), key=lambda group: weight[group])
         removed.update(free[:min(len(members) - _kept(len(members), share), len(free))])
     return removed
+
+
+def _magnitudes(layer: QuantizationAwareModule) -> Tensor:
+    """Sum of the magnitudes of every output channel's weights."""
+    if layer.op is None:
+        raise TypeError("a layer that only pools")
+    weight = layer.op.weight.detach().abs()
+    if getattr(layer.op, "groups", 1) > 1:
+        return weight.flatten(1).sum(1)
+    return weight.sum([dim for dim in range(weight.dim()) if dim != layer.output_dim])
 
 
 def _kept(count: int, share: float) -> int:

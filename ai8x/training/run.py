@@ -89,9 +89,15 @@ class RunFolder:
         write_json(self.path / "environment.json", environment)
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """The whole table anew, so that an interrupted epoch never leaves half a line or a double one."""
-        lines = [",".join(METRIC_COLUMNS)]
-        lines += [",".join(str(row[column]) for column in METRIC_COLUMNS) for row in rows]
+        """The whole table anew, so that an interrupted epoch never leaves half a line or a double one.
+
+        Args:
+            rows: all with the same columns; `METRIC_COLUMNS` for classification.
+        """
+        rows = list(rows)
+        columns = list(rows[0]) if rows else list(METRIC_COLUMNS)
+        lines = [",".join(columns)]
+        lines += [",".join(str(row[column]) for column in columns) for row in rows]
         write_text(self.metrics, "\n".join(lines) + "\n")
 
 

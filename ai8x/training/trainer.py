@@ -1,16 +1,18 @@
 """Trains one model from the first epoch, or from a checkpoint, to the last.
 
-Order of an epoch: switch to QAT if it is due, train, validate, set the next learning rate, write the best copy, then
-the checkpoint, then the metrics. A process killed anywhere in between goes on from the last checkpoint and repeats
-the same numbers. Start at `Trainer`.
+Order of an epoch: prune and switch to QAT if they are due, train, validate, set the next learning rate, write the best
+copy, then the checkpoint, then the metrics. A process killed anywhere in between goes on from the last checkpoint and
+repeats the same numbers. Start at `Trainer`.
 
 Source: spec/ai8x-training.md sections 6, 8 and 14; design/reliability.md sections 7.2 and 8.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,14 +21,25 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ai8x.nn.qat import QatPolicy, named_parameters, switch_to_qat, update_optimizer
+from ai8x.training.average import WeightAverage
 from ai8x.training.board import Board
-from ai8x.training.checkpoints import TrainingCheckpoint, describe_policy, random_states, restore_random_states
+from ai8x.training.checkpoints import (
+    PRUNED_KEY,
+    TrainingCheckpoint,
+    describe_policy,
+    random_states,
+    restore_random_states,
+)
 from ai8x.training.config import TrainConfig
 from ai8x.training.data import BatchPlan, DataSpec, Parts
+from ai8x.training.execution import Forward, is_half, wrap_forward
 from ai8x.training.interrupt import StopRequest
-from ai8x.training.loop import Learning, Objective, Step, evaluate, train_epoch
-from ai8x.training.metrics import TOP5_CLASSES, Evaluation, Meter, format_confusion
+from ai8x.training.loop import Learning, Step, evaluate, train_epoch
+from ai8x.training.metrics import Evaluation, format_confusion, merge_states
+from ai8x.training.objectives import Objective
+from ai8x.training.processes import Processes
 from ai8x.training.progress import Reporter, StepReport
+from ai8x.training.pruning import WeightMask, fit_layers, prune_channels, prune_weights
 from ai8x.training.run import BEST, LAST, RunFolder
 from ai8x.training.schedule import create_learning_rates
 
@@ -45,6 +58,7 @@ class Task:
         parts: its samples.
         objective: the loss.
         sample: first test item, int8 (C, H, W) or (C, L); goes into every checkpoint.
+        guided: the loss with a teacher, from epoch ``kd_start_epoch`` on; None without a teacher.
     """
 
     config: TrainConfig
@@ -53,6 +67,11 @@ class Task:
     parts: Parts
     objective: Objective
     sample: Tensor
+    guided: Objective | None = None
+
+    def objective_of(self, epoch: int) -> Objective:
+        """The loss of an epoch."""
+        return self.guided if self.guided is not None and epoch >= self.config.kd_start_epoch else self.objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +85,26 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Validation result of an epoch, as far as choosing the best one needs it."""
+    """Validation result of an epoch, as far as choosing the best one needs it.
 
-    top1: float
-    top5: float
+    Args:
+        figures: as in `Evaluation`.
+        best: greater is better; the first number that differs decides.
+        epoch: counted from 0; of equals the later one wins (spec/ai8x-training.md section 8).
+    """
+
+    figures: dict[str, float]
+    best: list[float]
     epoch: int
 
-    def rank(self) -> tuple[float, float, int]:
-        """Greater is better; of equals the later one (spec/ai8x-training.md section 8)."""
-        return self.top1, self.top5, self.epoch
+    def rank(self) -> tuple[float, ...]:
+        """Greater is better."""
+        return *self.best, self.epoch
+
+    @property
+    def main(self) -> float:
+        """The figure that decides, e.g. top1."""
+        return next(iter(self.figures.values()), 0.0)
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -98,20 +128,26 @@ class Trainer:
     Args:
         task: what is learnt.
         model: in float mode, on the objective's device.
+        processes: among which the batches are shared.
 
     Raises:
         UserError: E0613 to E0616 for a schedule file that cannot be followed.
     """
 
-    def __init__(self, task: Task, model: nn.Module) -> None:
+    def __init__(self, task: Task, model: nn.Module, processes: Processes | None = None) -> None:
         self.task = task
         self.model = model
         self.is_quantized = False
+        self.is_pruned = False
+        self._processes = processes or Processes()
         self._optimizer = create_optimizer(model, task.config)
         self._rates = create_learning_rates(task.config, self._optimizer)
+        self._average = WeightAverage(model, task.config.ema) if task.config.ema else None
+        self._mask: WeightMask | None = None
+        self._forward: Forward | None = None
         self._epoch = 0
         self._step = 0
-        self._meter = Meter(task.data.num_classes)
+        self._meter = task.objective.meter(training=True)
         self._history: list[Score] = []
         self._rows: list[dict[str, Any]] = []
 
@@ -125,11 +161,28 @@ class Trainer:
         """Steps of one epoch."""
         return math.ceil(len(self.task.parts.train) / self.task.config.batch_size)
 
-    def restore(self, saved: TrainingCheckpoint) -> None:
-        """Take up everything that a checkpoint of this run holds: the next step is the one after it."""
+    @property
+    def judged_model(self) -> nn.Module:
+        """What is validated and kept as the best: the running mean of the weights where there is one."""
+        return self.model if self._average is None else self._average.model
+
+    def restore(self, saved: TrainingCheckpoint, *, reset: bool = False) -> None:
+        """Take up everything that a checkpoint of this run holds: the next step is the one after it.
+
+        Args:
+            saved: of the same model and optimizer.
+            reset: take the weights only and count from epoch 0 (``--reset-optimizer``).
+        """
+        if saved.is_pruned:
+            self._replace_layers(lambda: fit_layers(self.model, saved.state))
+            self.is_pruned = True
         if saved.is_quantized:
             self._switch()
         self.model.load_state_dict(dict(saved.state))
+        if self._average is not None and saved.average is not None:
+            self._average.load_state(int(saved.average["steps"]), saved.average["state"])
+        if reset:
+            return
         self._optimizer.load_state_dict(dict(saved.optimizer))
         self._rates.load_state(saved.schedule)
         self._epoch, self._step = saved.epoch + 1, saved.step
@@ -137,6 +190,8 @@ class Trainer:
         self._history = [Score(**score) for score in saved.history]
         self._rows = [dict(row) for row in saved.rows]
         restore_random_states(saved.random)
+        if self._prunes_weights and self._epoch >= self.task.config.prune_epoch:
+            self._mask = WeightMask(self.model)
 
     def train(self, output: Output, stop: StopRequest) -> bool:
         """Train up to the last epoch.
@@ -152,15 +207,48 @@ class Trainer:
         reporter.start_progress(config.epochs * self.num_steps, self._epoch * self.num_steps + self._step)
         try:
             while self._epoch < config.epochs:
+                self._prune_if_due(reporter)
                 self._switch_if_due(reporter)
                 started = time.perf_counter()
                 if not self._train_epoch(reporter, stop):
-                    self._save(output.run, LAST, top1=self._history[-1].top1 if self._history else 0.0)
+                    self._save(output.run, LAST)
                     return False
                 self._finish_epoch(output, started)
         finally:
             reporter.finish_progress()
         return True
+
+    @property
+    def _prunes_weights(self) -> bool:
+        return self.task.config.prune > 0 and self.task.config.prune_kind == "magnitude"
+
+    def _prune_if_due(self, reporter: Reporter) -> None:
+        config = self.task.config
+        if not config.prune or self._step or self._epoch != config.prune_epoch:
+            return
+        if self._prunes_weights:
+            share = prune_weights(self.model, config.prune)
+            self._mask = WeightMask(self.model)
+            reporter.line(f"pruning (epoch {self._epoch}): {100 * share:.1f} % of the weights are 0 from now on")
+        else:
+            before = count_nonzero_weights(self.model)
+            sample = self.task.sample.float().unsqueeze(0).to(self.task.objective.device)
+            changed: dict[str, tuple[int, int]] = {}
+            self._replace_layers(lambda: changed.update(prune_channels(self.model, sample, config.prune)))
+            self.is_pruned = True
+            cuts = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+            reporter.line(f"pruning (epoch {self._epoch}): {before} -> {count_nonzero_weights(self.model)} weights; "
+                          f"channels: {cuts}")
+        if self._average is not None:
+            self._average.follow(self.model)
+        self._history.clear()
+
+    def _replace_layers(self, change: Callable[[], None]) -> None:
+        """Change parameters of the model and let the optimizer follow."""
+        before = named_parameters(self.model)
+        change()
+        update_optimizer(self._optimizer, before, self.model)
+        self._forward = None
 
     def _switch_if_due(self, reporter: Reporter) -> None:
         policy = self.task.policy
@@ -171,90 +259,141 @@ class Trainer:
         self._history.clear()
 
     def _switch(self) -> None:
-        if self.task.policy is None:
+        policy = self.task.policy
+        if policy is None:
             raise TypeError("a quantised run without a policy")
-        before = named_parameters(self.model)
-        switch_to_qat(self.model, self.task.policy)
-        update_optimizer(self._optimizer, before, self.model)
+        self._replace_layers(lambda: _quantize(self.model, policy))
+        if self._average is not None:
+            self._average.switch(policy)
         self.is_quantized = True
 
     def _train_epoch(self, reporter: Reporter, stop: StopRequest) -> bool:
         """One epoch, or the rest of one; False where it was stopped before its end."""
-        task = self.task
+        task, processes = self.task, self._processes
         plan = BatchPlan(batch_size=task.config.batch_size, seed=task.config.seed, epoch=self._epoch,
-                         first_batch=self._step)
-        learning = Learning(model=self.model, optimizer=self._optimizer, objective=task.objective, meter=self._meter)
+                         first_batch=self._step, rank=processes.rank, world=processes.world)
+        if self._forward is None:
+            gc.collect()  # the hooks of a former parallel wrapper go with it
+            self._forward = wrap_forward(self.model, task.config, processes, quantized=self.is_quantized)
+        learning = Learning(model=self.model, optimizer=self._optimizer, objective=task.objective_of(self._epoch),
+                            meter=self._meter, forward=self._forward, after_update=self._after_update,
+                            half=is_half(task.config, quantized=self.is_quantized))
 
         def after_step(step: Step) -> bool:
             reporter.step(self._report(step), print_freq=task.config.print_freq)
-            return stop.is_set
+            return processes.any(stop.is_set)
 
-        if stop.is_set:
+        if processes.any(stop.is_set):
             return False
         self._step = train_epoch(learning, task.parts.train, plan, after_step)
         return self._step == self.num_steps
 
+    def _after_update(self) -> None:
+        if self._mask is not None:
+            self._mask.apply(self.model)
+        if self._average is not None:
+            self._average.update(self.model)
+
     def _report(self, step: Step) -> StepReport:
         mean = self._meter.result()
         return StepReport(
-            epoch=self._epoch, step=step.number, num_steps=self.num_steps, loss=mean.loss, top1=mean.top1,
-            top5=mean.top5, learning_rate=self._optimizer.param_groups[0]["lr"], seconds=step.seconds,
-            phase=self._phase, show_top5=self.task.data.num_classes > TOP5_CLASSES)
+            epoch=self._epoch, step=step.number, num_steps=self.num_steps, loss=mean.loss, figures=mean.shown(),
+            learning_rate=self._optimizer.param_groups[0]["lr"], seconds=step.seconds, phase=self._phase)
 
     @property
     def _phase(self) -> str:
         return "qat" if self.is_quantized else "float"
 
     def _finish_epoch(self, output: Output, started: float) -> None:
+        processes, epoch = self._processes, self._epoch
+        self._meter.load_state(merge_states(processes.gather(self._meter.state())))
         trained, rate = self._meter.result(), self._optimizer.param_groups[0]["lr"]
-        validated = evaluate(self.model, self.task.parts.validation, self.task.objective)
-        epoch = self._epoch
-        self._history.append(Score(top1=validated.top1, top5=validated.top5, epoch=epoch))
-        self._rows.append({
-            "epoch": epoch, "phase": self._phase, "train_loss": trained.loss, "train_top1": trained.top1,
-            "validation_loss": validated.loss, "validation_top1": validated.top1, "validation_top5": validated.top5,
-            "learning_rate": rate})
+        validated = self._validate()
+        self._history.append(Score(figures=dict(validated.figures), best=list(validated.rank()), epoch=epoch))
+        self._rows.append(_row(epoch, self._phase, trained, validated, rate))
         self._rates.finish_epoch(epoch, validated.loss)
         self._epoch, self._step = epoch + 1, 0
-        self._meter = Meter(self.task.data.num_classes)
+        self._meter = self.task.objective.meter(training=True)
+        if not processes.is_first:
+            return
         if max(self._history, key=Score.rank).epoch == epoch:
-            self._save(output.run, BEST, top1=validated.top1)
-        self._save(output.run, LAST, top1=validated.top1)
+            self._save(output.run, BEST)
+        self._save(output.run, LAST)
         output.run.write_metrics(self._rows)
         self._print_epoch(output.reporter, validated, trained.count / max(time.perf_counter() - started, 1e-9))
         self._draw_epoch(output.board, trained, validated)
 
+    def _validate(self) -> Evaluation:
+        """The first process validates, so that the figures are those of a later evaluation in one process."""
+        validated = None
+        if self._processes.is_first:
+            validated = evaluate(self.judged_model, self.task.parts.validation, self.task.objective_of(self._epoch))
+        result = self._processes.share(validated)
+        if not isinstance(result, Evaluation):
+            raise TypeError("the first process sent no evaluation")
+        return result
+
     def _print_epoch(self, reporter: Reporter, validated: Evaluation, rate: float) -> None:
-        best = max(self._history, key=Score.rank)
-        top5 = f"   Top5: {best.top5:.3f}" if self.task.data.num_classes > TOP5_CLASSES else ""
         reporter.line(f"--- validate (epoch={self._epoch - 1})-----------  {self._phase}, {validated.count} samples, "
                       f"{rate:.0f} samples/s")
         reporter.line(validated.summary())
-        reporter.line(f"==> Best [Top1: {best.top1:.3f}{top5}   Params: {count_nonzero_weights(self.model)} "
-                      f"on epoch: {best.epoch}]")
-        if self.task.config.confusion:
+        weights = count_nonzero_weights(self.model)
+        shown = {name.lower(): name for name, _ in validated.shown()}
+        for score in sorted(self._history, key=Score.rank, reverse=True)[:self.task.config.num_best_scores]:
+            figures = "   ".join(f"{shown[name]}: {value:.3f}" for name, value in score.figures.items()
+                                 if name in shown)
+            reporter.line(f"==> Best [{figures}   Params: {weights} on epoch: {score.epoch}]")
+        if self.task.config.confusion and validated.is_picture_worthy:
             reporter.line("==> Confusion:\n" + format_confusion(validated.confusion, self.task.data.labels))
 
     def _draw_epoch(self, board: Board, trained: Evaluation, validated: Evaluation) -> None:
         epoch = self._epoch - 1
-        board.scalars("Performance/Training", {"Loss": trained.loss, "Top1": trained.top1,
-                                               "LR": self._rows[-1]["learning_rate"]}, epoch)
-        board.scalars("Performance/Validation", {"Loss": validated.loss, "Top1": validated.top1,
-                                                 "Top5": validated.top5}, epoch)
+        rate = self._rows[-1]["learning_rate"]
+        board.scalars("Performance/Training", {"Loss": trained.loss, **dict(trained.shown()[:1]), "LR": rate}, epoch)
+        board.scalars("Performance/Validation", {"Loss": validated.loss, **_titled(validated)}, epoch)
         if self._epoch % PICTURE_EPOCHS == 0 or self._epoch == self.task.config.epochs:
-            board.confusion(validated.confusion, self.task.data.labels, epoch=epoch, tag="Validation")
-            board.histograms(self.model, epoch)
+            if validated.is_picture_worthy:
+                board.confusion(validated.confusion, self.task.data.labels, epoch=epoch, tag="Validation")
+            if self.task.config.param_hist:
+                board.histograms(self.model, epoch)
 
-    def _save(self, run: RunFolder, kind: str, *, top1: float) -> None:
+    def _save(self, run: RunFolder, kind: str) -> None:
+        if not self._processes.is_first:
+            return
         best = max(self._history, key=Score.rank, default=None)
         task = self.task
+        state = (self.judged_model if kind == BEST else self.model).state_dict()
+        name = next(iter(best.figures), "top1") if best else "top1"
         checkpoint = TrainingCheckpoint(
             epoch=self._epoch - 1, step=self._step, is_quantized=self.is_quantized, arch=task.config.arch,
-            state=self.model.state_dict(), optimizer=self._optimizer.state_dict(),
+            state=state, optimizer=self._optimizer.state_dict(),
             optimizer_type=type(self._optimizer).__name__, schedule=self._rates.state(),
             meter=self._meter.state(), history=[asdict(score) for score in self._history], rows=self._rows,
             random=random_states(), config=task.config.to_mapping(), policy=describe_policy(task.policy),
             labels=task.data.labels, input_shape=task.data.input_shape, sample=task.sample,
-            extras={"current_top1": top1, "best_top1": best.top1 if best else 0.0,
-                    "best_epoch": best.epoch if best else -1})
+            extras={f"current_{name}": self._history[-1].main if self._history else 0.0,
+                    f"best_{name}": best.main if best else 0.0, "best_epoch": best.epoch if best else -1,
+                    **({PRUNED_KEY: True} if self.is_pruned else {})},
+            average=None if self._average is None or kind == BEST else self._average.state())
         checkpoint.write(run.checkpoint(kind, qat=self.is_quantized))
+
+
+def _quantize(model: nn.Module, policy: QatPolicy) -> None:
+    switch_to_qat(model, policy)
+
+
+def _titled(evaluation: Evaluation) -> dict[str, float]:
+    """Figures with the names of TensorBoard's curves."""
+    return {name[:1].upper() + name[1:] if name.startswith("top") else name.upper(): value
+            for name, value in evaluation.figures.items()}
+
+
+def _row(epoch: int, phase: str, trained: Evaluation, validated: Evaluation, rate: float) -> dict[str, Any]:
+    """One line of the metrics table."""
+    row: dict[str, Any] = {"epoch": epoch, "phase": phase, "train_loss": trained.loss}
+    main, _ = validated.main
+    if main in trained.figures:
+        row[f"train_{main}"] = trained.figures[main]
+    row["validation_loss"] = validated.loss
+    row.update({f"validation_{name}": value for name, value in validated.figures.items()})
+    return {**row, "learning_rate": rate}

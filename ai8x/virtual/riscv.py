@@ -47,6 +47,7 @@ _EXTERNAL = 11
 _LINE_BIT = 1 << _EXTERNAL  # in mie and mip
 _CAUSE_EXTERNAL = 1 << 63 | _EXTERNAL
 _ECALL = (8, 9, 11)
+_BEHIND = 4  # bytes that the emulator's PC stands behind an instruction that raised an exception
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 _ELF_MACHINE, _ELF_RISCV = slice(18, 20), 243
 
@@ -335,6 +336,8 @@ class RiscvHart:
         return Stop(cause=StopCause.RETURNED, reason=f"main returned {_signed(self.emulator.get('A0'))}")
 
     def _exception(self, problem: Exception | None, number: int | None) -> Stop:
+        if number is not None:
+            self.pc -= _BEHIND
         word = self.emulator.word(self.pc)
         if word == _EBREAK or word & 0xFFFF == _SHORT_EBREAK:
             return self._stop(StopCause.BREAKPOINT, "a breakpoint instruction was executed")

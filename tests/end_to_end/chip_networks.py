@@ -287,9 +287,10 @@ def placed_networks(draw: st.DrawFn, profile: Profile = Profile()) -> Placed:
         flat = size[1] == 1
         kinds = [plain_layer, plain_layer]
         if block and not flat and source.shape.channels <= 64:
-            kinds += [residual_block, concatenation_block]
+            kinds += [residual_block, concatenation_block, concatenation_block]
         source = drawing.pick(*kinds)(drawing, source)
-    if drawing.one_in(2) and source.shape.height * source.shape.width <= 256:
+    has_weights = any(layer.conv for layer in drawing.layers)
+    if (drawing.one_in(2) or not has_weights) and source.shape.height * source.shape.width <= 256:
         final_layer(drawing, source)
     places = list(drawing.places)
     if not profile.kpu and shape.channels <= 4 and drawing.layers[0].conv is not None and drawing.one_in(4):

@@ -32,9 +32,9 @@ from tests.strategies import network_state
 
 from .chip_networks import Placed, Profile, features_of, placed_networks
 
-NUM_NETWORKS = 60
+NUM_NETWORKS = 120
 NUM_COMPILED = 5
-SHARE_ACCEPTED = 0.7
+SHARE_ACCEPTED = 0.5
 CORNERS_MAX78000 = {"Conv2d", "Conv1d", "ConvTranspose2d", "Linear", "Passthrough", "1 bit", "2 bit", "4 bit", "8 bit",
                     "max pooling", "average pooling", "element-wise", "concatenation", "flatten", "wide"}
 CORNERS_K210 = CORNERS_MAX78000 - {"Conv1d", "ConvTranspose2d"}

@@ -266,7 +266,7 @@ def test_counters_show_virtual_time_and_are_repeatable(build: Build) -> None:
     first, second = run(elf), run(elf)
     assert first.passed and first.console == second.console
     cycles, pending = map(int, first.console.split()[:2])
-    assert cycles == pytest.approx(396_500, rel=0.07) and pending == 0  # a polling loop may overshoot a little
+    assert cycles == pytest.approx(396_500, rel=0.13) and pending == 0  # each poll may overshoot by a sixteenth
 
 
 def test_pending_interrupt_is_visible_and_taken_when_unmasked(build: Build) -> None:
