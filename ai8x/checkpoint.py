@@ -346,7 +346,7 @@ def _read_safetensors(path: Path, data: bytes) -> Checkpoint:
         raise _refusal("E0506", path, "the description in the file is no mapping", found=type(described).__name__,
                        allowed="a JSON object")
     checked: dict[str, NDArray[Any]] = {}
-    for key, array in arrays.items():
+    for key, array in _in_order(path, arrays, described.get("order")).items():
         _add_array(path, checked, key, np.array(array))
     sample = checked.pop(_SAMPLE_KEY, None)
     if not checked:
@@ -359,6 +359,17 @@ def _read_safetensors(path: Path, data: bytes) -> Checkpoint:
         labels=_strings(path, described.get("labels")), input_shape=_shape(path, described.get("input_shape")))
     _check_digest(path, checkpoint, described.get("digest", "" if described else None))
     return checkpoint
+
+
+def _in_order(path: Path, arrays: dict[str, NDArray[Any]], order: Any) -> dict[str, NDArray[Any]]:
+    """The arrays in the order of the network: the format sorts them, and layers are paired by their order."""
+    if order is None:  # a file of another tool
+        return arrays
+    names = order if isinstance(order, list) and all(isinstance(name, str) for name in order) else []
+    if sorted(names) != sorted(arrays.keys() - {_SAMPLE_KEY}):
+        raise _refusal("E0503", path, "the checkpoint is damaged", found="an order that does not name each tensor once",
+                       allowed="the content that was written")
+    return {name: arrays[name] for name in [*names, *(arrays.keys() - set(names))]}
 
 
 def plain_value(value: Any) -> Any:
@@ -462,7 +473,7 @@ def write_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
         if checkpoint.sample is not None:
             arrays[_SAMPLE_KEY] = np.ascontiguousarray(checkpoint.sample)
-        described = {**_description(checkpoint), "digest": state_digest(checkpoint)}
+        described = {**_description(checkpoint), "digest": state_digest(checkpoint), "order": list(checkpoint.state)}
         # One entry only: the library writes several in random order, and files should be reproducible.
         atomic_write(path, safetensors.numpy.save(arrays, {_METADATA_KEY: json.dumps(described)}))
         return

@@ -5,7 +5,7 @@ Knows nothing of networks or chips. Start reading at `Diagnostic` and `Diagnosti
 
 Code ranges: E01xx file syntax, E02xx keys and types, E03xx network against device, E04xx memory,
 E05xx checkpoints, E06xx data sets and training, E07xx kmodel and ONNX, E08xx environment,
-I0001 internal error. A code is never reused.
+I0001 internal error; W instead of E where the run goes on. A code is never reused.
 """
 
 from __future__ import annotations

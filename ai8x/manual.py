@@ -25,13 +25,13 @@ from ai8x.files import write_text
 from ai8x.k210 import constraints as k210_constraints
 from ai8x.k210 import device as k210_device
 from ai8x.k210.constraints import rule_text
-from ai8x.manual_codes import CodeUse, codes_in, scan_package, shared_codes
+from ai8x.manual_codes import CodeUse, codes_in, scan_package
 from ai8x.max7800x.constraints import RULES
 from ai8x.max7800x.device import LAYER_REGISTERS, MAX78000, STREAM_REGISTERS
 from ai8x.network import yaml_keys
 from ai8x.network.yaml_keys import Key
 from ai8x.network.yaml_nodes import ListNode, ScalarNode
-from ai8x.network.yaml_values import BadValue
+from ai8x.network.yaml_values import MAX_INTEGER, BadValue
 from ai8x.registers import Access, Register
 
 PACKAGE = Path(__file__).resolve().parent
@@ -50,7 +50,7 @@ COMMANDS: tuple[tuple[str, Callable[[Sequence[str]], int], str], ...] = (
 """Title, entry point and first line of every command."""
 
 _LIST_RULES = {"at least one entry": "or a list of them", "one integer or [rows, columns]": "or [rows, columns]"}
-_NO_LIMIT = re.compile(r" from (-?\d+) to 4294967295")
+_NO_LIMIT = re.compile(rf" from (-?\d+) to {MAX_INTEGER}")
 
 
 # ---------------------------------------------------------------------------------------------- options
@@ -213,9 +213,10 @@ def accepted_values(key: Key) -> str:
     if key.reader is None:
         return "list"
     place = Source(file="")
+    large = _refusal(key, ScalarNode(source=place, text=str(MAX_INTEGER), plain=True))
     scalar = _refusal(key, ScalarNode(source=place, text="?", plain=True))
     several = _refusal(key, ListNode(source=place, items=()))
-    words = [_NO_LIMIT.sub(r", \1 or more", scalar), _LIST_RULES.get(several, "")]
+    words = [_NO_LIMIT.sub(r", \1 or more", large or scalar), _LIST_RULES.get(several, "")]
     return ", ".join(word for word in words if word)
 
 
@@ -421,8 +422,6 @@ def _execute(folder: Path, *, check: bool) -> int:
     if not folder.parent.is_dir():
         raise user_error("E0814", "the manual belongs to a checkout of the repository",
                          source=Source(file=str(folder)), help="run this command in a checkout")
-    for code, modules in shared_codes(scan_package(PACKAGE)).items():
-        sys.stdout.write(f"notice: {code} has different messages in {', '.join(modules)}\n")
     stale = stale_pages(folder)
     for name, text in stale.items():
         if not check:

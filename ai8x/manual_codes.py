@@ -124,7 +124,7 @@ def _callee_of(node: ast.FunctionDef) -> _Callee:
     defaults |= {argument.arg: value for argument, value in keyword_only if value is not None}
     code = defaults.get("code")
     names = tuple(argument.arg for argument in (*positional, *node.args.kwonlyargs) if argument.arg != "self")
-    return _Callee(parameters=names, default_code=str(code.value) if isinstance(code, ast.Constant) else "")
+    return _Callee(parameters=names, default_code="".join(_codes_of(code)) if code is not None else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,7 @@ class ChipReport:
         memory_maps: memories over time.
         resources: everything that can run out.
         unverified: facts used that no device has confirmed, one sentence each with its source.
+        proofs: why the integers are exact, one sentence for each step, with the numbers.
         files: file name -> size in bytes of what was generated.
     """
 
@@ -172,6 +173,7 @@ class ChipReport:
     memory_maps: tuple[MemoryMap, ...] = ()
     resources: tuple[Resource, ...] = ()
     unverified: tuple[str, ...] = ()
+    proofs: tuple[str, ...] = ()
     files: Mapping[str, int] = field(default_factory=dict)
 
 

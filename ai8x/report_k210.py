@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ai8x.k210 import timing
+from ai8x.k210.budget import memory_budgets, tensor_names
 from ai8x.k210.device import K210
 from ai8x.k210.kmodel_layers import K210Conv
 from ai8x.k210.lower import LoweredModel
@@ -61,7 +62,7 @@ def _layer_row(network: Network, lowered: LoweredModel, index: int, step: Step,
 
 
 def _memory_map(title: str, unit: str, lowered: LoweredModel, plan: MemoryPlan) -> MemoryMap:
-    names = tensor_names(lowered)
+    names = tensor_names(lowered.steps, lowered.input_map)
     last_step = len(lowered.steps) - 1
     blocks = tuple(
         MemoryBlock(label=" + ".join(names.get(part, part) for part in buffer.name.split("+")), lane=0,
@@ -73,24 +74,12 @@ def _memory_map(title: str, unit: str, lowered: LoweredModel, plan: MemoryPlan) 
                      lower_bound=plan.lower_bound)
 
 
-def tensor_names(lowered: LoweredModel) -> dict[str, str]:
-    """Name of a map or main-memory copy -> name of the step that makes it."""
-    names = {}
-    for step in lowered.steps:
-        names[step.target.name] = step.name
-        if isinstance(step, ConvStep) and step.main:
-            names[step.main.name] = step.name
-    return names
-
-
 def _resources(lowered: LoweredModel) -> tuple[Resource, ...]:
-    model = lowered.model
-    total = len(lowered.data) + model.main_mem_usage
-    return (
-        Resource(name="KPU memory", used=lowered.kpu_plan.peak, capacity=K210.memory.kpu_lines, unit="lines of 64 bytes"),
-        Resource(name="General RAM, C program", used=total, capacity=K210.c_program_bytes, unit="bytes"),
-        Resource(name="General RAM, MaixPy", used=total, capacity=K210.micropython_bytes, unit="bytes"),
-    )
+    kpu = Resource(name="KPU memory", used=lowered.kpu_plan.peak, capacity=K210.memory.kpu_lines,
+                   unit="lines of 64 bytes")
+    budgets = memory_budgets(len(lowered.data), lowered.model.main_mem_usage)
+    return (kpu, *(Resource(name=f"General RAM, {runtime}", used=used, capacity=capacity, unit="bytes")
+                   for runtime, (used, capacity) in budgets.items()))
 
 
 def _unverified_facts(lowered: LoweredModel) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.lower import LoweringPlan
 from ai8x.max7800x.placement import PROCESSORS, format_map
 from ai8x.max7800x.regions import DataRegion, data_regions
-from ai8x.network.ir import NETWORK_INPUT, Activation, Layer, Network, Pool
+from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, Activation, Eltwise, Layer, Network, Pool
 from ai8x.report import ChipLayer, ChipReport, MemoryBlock, MemoryMap, Resource
 
 TARGET = "max78000"
@@ -48,7 +48,7 @@ def chip_report(network: Network, plan: LoweringPlan, files: Mapping[str, int],
 
 def data_memory_map(network: Network, plan: LoweringPlan) -> MemoryMap:
     """Data memory: one lane for each instance in use, one step for each layer."""
-    regions = data_regions(network, plan.layers, plan.device)
+    regions = data_regions(network, plan.layers, plan.device, plan.placement.buffer)
     used = sorted({instance for region in regions for instance in region.instances})
     lanes = {instance: lane for lane, instance in enumerate(used)}
     per_instance = plan.device.geometry.processors_per_instance
@@ -85,7 +85,7 @@ def unverified_facts(network: Network) -> tuple[str, ...]:
     """Facts that this network relies on and that no device has confirmed; section 11 lists them all."""
     facts = []
     averaging = [layer for layer in network.layers if layer.pool.kind is Pool.AVG]
-    if any(_can_be_negative(network, layer) for layer in averaging):
+    if any(_averages_negative(network, layer) for layer in averaging):
         facts.append("average pooling of negative sums that do not divide evenly (spec/max78000-cnn.md section 4.4)")
     if any(layer.average_rounded for layer in averaging):
         facts.append("average pooling with rounding, for negative ties (spec/max78000-cnn.md section 4.4)")
@@ -111,15 +111,26 @@ def _timing_note(streaming: bool) -> str:
 
 
 def _tensor_name(network: Network, region: DataRegion) -> str:
+    if region.layer == BUFFER_INPUT and network.buffer is not None:
+        return f"{network.buffer.name} (kept between inferences)"
     name = "input" if region.layer == NETWORK_INPUT else network.layers[region.layer].name
     return f"{name} (stream buffer)" if region.is_stream_buffer else name
 
 
-def _can_be_negative(network: Network, layer: Layer) -> bool:
-    sources = [network.layers[i] for i in layer.inputs if i != NETWORK_INPUT]
-    return len(sources) < len(layer.inputs) or any(source.activation is Activation.NONE for source in sources
-                                                   if source.op.has_weights) or any(
-        _can_be_negative(network, source) for source in sources if not source.op.has_weights)
+def _averages_negative(network: Network, layer: Layer) -> bool:
+    """Whether what a layer pools can hold negative values, from activations and operators alone."""
+    subtracts_first = layer.eltwise is Eltwise.SUB and not layer.pool_first
+    return subtracts_first or any(_can_be_negative(network, index) for index in layer.inputs)
+
+
+def _can_be_negative(network: Network, index: int) -> bool:
+    """Whether a tensor can hold negative values; the network's input can."""
+    if index < 0:
+        return True
+    layer = network.layers[index]
+    if layer.op.has_weights:
+        return layer.activation is Activation.NONE
+    return layer.eltwise is Eltwise.SUB or any(_can_be_negative(network, source) for source in layer.inputs)
 
 
 def _worst_accumulator(layer: Layer) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ai8x.network.ir import NETWORK_INPUT, Layer, Network, Op, Pool
+from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, Layer, Network, Op, Pool
 from ai8x.report import LayerRow
 
 
@@ -47,8 +47,14 @@ def _core_text(layer: Layer) -> str:
     return " ".join(parts)
 
 
+def _source_name(network: Network, index: int) -> str:
+    if index == BUFFER_INPUT and network.buffer is not None:
+        return network.buffer.name
+    return "input" if index == NETWORK_INPUT else network.layers[index].name
+
+
 def _row(network: Network, layer: Layer) -> LayerRow:
-    inputs = tuple("input" if i == NETWORK_INPUT else network.layers[i].name for i in layer.inputs)
+    inputs = tuple(_source_name(network, index) for index in layer.inputs)
     return LayerRow(
         index=layer.index, name=layer.name, operator=operator_text(layer), inputs=inputs,
         in_shape=layer.operand_shape.as_tuple(), out_shape=layer.out_shape.as_tuple(), macs=layer.macs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ai8x.report import Accuracy, ChipReport, Report
@@ -20,9 +21,10 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
         console.print(chip_table(report, chip))
         for resource in chip.resources:
             share = resource.used / resource.capacity
-            console.print(f"  {resource.name}: {resource.used:,} of {resource.capacity:,} {resource.unit} ({share:.1%})")
+            console.print(f"  {resource.name}: {resource.used:,} of {resource.capacity:,} {resource.unit} ({share:.1%})",
+                          markup=False)
         console.print(f"  Time: {chip.total_cycles:,} cycles, {chip.total_time_us / 1e3:.3f} ms at "
-                      f"{chip.clock_hz / 1e6:.0f} MHz; {chip.timing_note}\n")
+                      f"{chip.clock_hz / 1e6:.0f} MHz; {chip.timing_note}\n", markup=False)
     console.print("Verification against the reference, every layer, exactly:")
     for witness, verdict in report.verification.items():
         console.print(f"  {witness:14} {verdict}", markup=False)
@@ -47,12 +49,12 @@ def confusion_table(row: Accuracy) -> Table:
 
 def layer_table(report: Report) -> Table:
     """The network's layers, independent of the chips."""
-    table = Table(title=f"{report.network} on {report.dataset}", title_justify="left")
+    table = Table(title=escape(f"{report.network} on {report.dataset}"), title_justify="left")
     for name, justify in (("#", "right"), ("layer", "left"), ("operator", "left"), ("output", "right"),
                           ("MACs", "right"), ("weights", "right"), ("bits", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in report.layers:
-        table.add_row(str(row.index), row.name, row.operator, "x".join(str(size) for size in row.out_shape),
+        table.add_row(str(row.index), escape(row.name), escape(row.operator), "x".join(str(size) for size in row.out_shape),
                       f"{row.macs:,}", f"{row.weight_bytes:,}", str(row.weight_bits or ""))
     table.add_section()
     table.add_row("", "total", "", "", f"{report.total_macs:,}", f"{report.total_weight_bytes:,}", "")
@@ -61,12 +63,12 @@ def layer_table(report: Report) -> Table:
 
 def chip_table(report: Report, chip: ChipReport) -> Table:
     """What every step costs on one chip."""
-    table = Table(title=chip.title, title_justify="left")
+    table = Table(title=escape(chip.title), title_justify="left")
     for name, justify in (("step", "left"), ("unit", "left"), ("processors", "left"), ("cycles", "right"),
                           ("time us", "right"), ("use", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in chip.layers:
         mark = " ~" if row.rough else ""
         cycles, time_us = (f"{row.cycles:,}", f"{row.time_us:,.1f}{mark}") if row.timed else ("unknown", "unknown")
-        table.add_row(row.name, row.unit, row.processors, cycles, time_us, f"{row.utilisation:.0%}")
+        table.add_row(escape(row.name), row.unit, escape(row.processors), cycles, time_us, f"{row.utilisation:.0%}")
     return table

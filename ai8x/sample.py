@@ -59,7 +59,7 @@ def find_sample(path: Path | None, checkpoint: Checkpoint, dataset: str, dataset
         dataset_item: looks that up.
 
     Raises:
-        UserError: E0610 to E0612, a file that is no sample, or an impossible shape in the checkpoint; E0613, nothing tells the input's shape.
+        UserError: E0640 to E0642, a file that is no sample, or an impossible shape in the checkpoint; E0643, nothing tells the input's shape.
     """
     if path is not None:
         return Sample(values=read_sample(path), origin=f"file {path.name}")
@@ -69,11 +69,11 @@ def find_sample(path: Path | None, checkpoint: Checkpoint, dataset: str, dataset
     if item is not None:
         return Sample(values=as_planes(item), origin=f"first test item of the data set {dataset}")
     if checkpoint.input_shape is None:
-        raise user_error("E0613", "nothing tells the shape of the network's input",
+        raise user_error("E0643", "nothing tells the shape of the network's input",
                          source=Source(file=checkpoint.file), found="no sample in the checkpoint, and the data set "
                          f"'{dataset}' is not to be had here", help="add --sample-input FILE.npy, an integer array (C, H, W)")
     if math.prod(checkpoint.input_shape) > SAMPLE_LIMIT_BYTES:
-        raise user_error("E0612", "the input that the checkpoint names is too large",
+        raise user_error("E0642", "the input that the checkpoint names is too large",
                          source=Source(file=checkpoint.file), found=f"input_shape {checkpoint.input_shape}",
                          allowed=f"{SAMPLE_LIMIT_BYTES} values", help="get the checkpoint again from its origin")
     values = np.random.default_rng(RANDOM_SEED).integers(INT8.min, INT8.max, checkpoint.input_shape, endpoint=True)
@@ -117,14 +117,14 @@ def read_sample(path: Path) -> NDArray[np.int8]:
     """A sample file: any integer type, -128 to 127, (C, H, W) or (C, L).
 
     Raises:
-        UserError: E0610 missing or too large, E0611 no array file, E0612 wrong type, shape or range.
+        UserError: E0640 missing or too large, E0641 no array file, E0642 wrong type, shape or range.
     """
-    content = read_bytes(path, limit=SAMPLE_LIMIT_BYTES, code="E0610")
+    content = read_bytes(path, limit=SAMPLE_LIMIT_BYTES, code="E0640")
     source = Source(file=str(path))
     try:
         values = array_from_npy(content)
     except ValueError as error:
-        raise user_error("E0611", "this is not a numpy array file", source=source, found=str(error),
+        raise user_error("E0641", "this is not a numpy array file", source=source, found=str(error),
                          allowed="an array saved by numpy.save", help="numpy.save(FILE, integers)") from error
     problem = sample_problem(values)
     if problem:
@@ -157,12 +157,12 @@ def sample_shape_error(path: Path, sample: Sample, checkpoint: Checkpoint) -> Us
     known = checkpoint.sample.shape if checkpoint.sample is not None else checkpoint.input_shape
     if known is None or (*known, 1)[:3] == sample.values.shape:
         return None
-    return user_error("E0612", "the network cannot take this sample", source=Source(file=str(path)),
+    return user_error("E0642", "the network cannot take this sample", source=Source(file=str(path)),
                       found=f"shape {sample.values.shape}", allowed=f"shape {tuple(known)}, as the checkpoint names it",
                       help=f"save an array of shape {tuple(known)}, or leave --sample-input out")
 
 
 def _refused(source: Source, problem: str) -> UserError:
-    return user_error("E0612", "this array cannot be a sample", source=source, found=problem,
+    return user_error("E0642", "this array cannot be a sample", source=source, found=problem,
                       allowed="integers -128 to 127 of shape (C, H, W) or (C, L)",
                       help="numpy.clip(numpy.round(x * 128), -128, 127).astype('int64') for data x in -1 to 1")

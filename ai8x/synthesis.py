@@ -197,14 +197,14 @@ def measure_accuracy(inputs: Inputs, results: Sequence[TargetResult], options: S
     """Classify the data set's test part: all of it with the reference, some items on every simulator.
 
     Raises:
-        UserError: E0614, the data set is not to be had.
+        UserError: E0644, the data set is not to be had.
     """
     from ai8x.training.test_set import load_test_set
 
     dataset, count = options.dataset or inputs.network.dataset, options.test_samples
     items = load_test_set(dataset)
     if items is None:
-        raise user_error("E0614", f"the data set '{dataset}' is not to be had here",
+        raise user_error("E0644", f"the data set '{dataset}' is not to be had here",
                          source=Source(file=str(inputs.file.path)), help="leave --samples out")
     announce(f"classifying {len(items.targets)} test items with the reference, {min(count, len(items.targets))} on "
              "the simulators")

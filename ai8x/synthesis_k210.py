@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ai8x.files import atomic_write
 from ai8x.k210.codegen import RunnerModel, write_runner
 from ai8x.k210.interpreter import KmodelRun, run_kmodel
-from ai8x.k210.lower import LoweredModel, device_image, lower_network
+from ai8x.k210.lower import LoweredModel, lower_network
 from ai8x.report_k210 import chip_report
 from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
 from ai8x.verify import Verdict
@@ -42,7 +42,7 @@ def synthesize_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, ann
     network, sample = inputs.network, inputs.sample.values
     announce("k210: lowering to a kmodel")
     lowered = lower_network(network)
-    image = device_image(sample)
+    image = lowered.image(sample)
     run = run_kmodel(lowered.data, image)
     folder.mkdir()
     atomic_write(folder / KMODEL_NAME, lowered.data)
@@ -56,7 +56,7 @@ def synthesize_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, ann
     result = lowered.results[network.outputs[-1]]
 
     def run_outputs(samples: NDArray[Any]) -> NDArray[np.int64]:
-        runs = (run_kmodel(lowered.data, device_image(item)) for item in samples)
+        runs = (run_kmodel(lowered.data, lowered.image(item)) for item in samples)
         return np.stack([visible_tensor(lowered, one, result, item) for one, item in zip(runs, samples, strict=True)])
 
     return TargetResult(verdicts=verdicts, chip=chip_report(network, lowered, run.milliseconds, files),

@@ -8,7 +8,6 @@ Source: design/house.md section 4.3; spec/virtual-boards.md section 5.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,13 @@ from ai8x.max7800x.geometry import hardware_layers
 from ai8x.max7800x.kernels import plan_kernels
 from ai8x.max7800x.lower import LoweringPlan, lower_network
 from ai8x.max7800x.lower_data import OutputRegion, store_few_words, unload_regions
-from ai8x.max7800x.options import Core, ProjectOptions, check_options
-from ai8x.max7800x.placement import Placement, PlacementOptions, place_network
+from ai8x.max7800x.options import ENERGY_RUNS, Core, ProjectOptions, check_options
+from ai8x.max7800x.placement import BufferPlacement, Placement, PlacementOptions, place_network
 from ai8x.max7800x.program import Program
 from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.ir import Network
+from ai8x.network.reference import Trace, run_network
+from ai8x.network.yaml_file import DataBuffer
 from ai8x.report_max78000 import chip_report
 from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
 from ai8x.toolchain import RISCV, build_project, missing_tools
@@ -64,7 +65,7 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
     write_project(program, network, folder, project.code)
     files = {path.relative_to(folder).as_posix(): path.stat().st_size
              for path in sorted(folder.rglob("*")) if path.is_file()}
-    subject = Subject(network=network, plan=plan, program=program, trace=inputs.trace, folder=folder, options=project)
+    subject = Subject(network=network, plan=plan, program=program, inputs=inputs, folder=folder, options=project)
     verdicts = _verify(subject, announce) if options.verify else _unverified()
 
     def run_outputs(samples: NDArray[Any]) -> NDArray[np.int64]:
@@ -81,7 +82,7 @@ class Subject:
     """A generated project under verification.
 
     Args:
-        network, plan, program, trace: what the project was generated from.
+        network, plan, program, inputs: what the project was generated from.
         folder: the project.
         options: how.
     """
@@ -89,9 +90,17 @@ class Subject:
     network: Network
     plan: LoweringPlan
     program: Program
-    trace: Mapping[int, NDArray[Any]]
+    inputs: Inputs
     folder: Path
     options: ProjectOptions
+
+    def trace_of(self, inference: int) -> Trace:
+        """The reference of the sample's n-th inference in a row, counted from 1; without state they are all equal."""
+        trace = self.inputs.trace
+        if self.inputs.network.buffer is not None:
+            for _ in range(inference - 1):
+                trace = run_network(self.inputs.network, self.inputs.sample.values, buffer=trace.buffer)
+        return trace
 
 
 def plan_network(inputs: Inputs, options: SynthesisOptions) -> tuple[LoweringPlan, tuple[Diagnostic, ...]]:
@@ -106,7 +115,8 @@ def plan_network(inputs: Inputs, options: SynthesisOptions) -> tuple[LoweringPla
     file, project = inputs.file, options.max78000
     placement_options = PlacementOptions(
         fifo=project.fifo, fast_fifo=project.fast_fifo, quad=project.quad, ignore_streaming=project.ignore_streaming,
-        output_map=file.output_map, output_map_source=file.sources.get("output_map"))
+        output_map=file.output_map, output_map_source=file.sources.get("output_map"),
+        buffer=_buffer_placement(file.data_buffer))
     placement: Placement = place_network(inputs.network, file.hints, MAX78000, placement_options)
     network = cut_network(inputs.network, project.stop_after)
     placement = replace(placement, layers=placement.layers[:len(network.layers)])
@@ -115,6 +125,12 @@ def plan_network(inputs: Inputs, options: SynthesisOptions) -> tuple[LoweringPla
     layers = hardware_layers(network, placement, MAX78000)
     kernels = plan_kernels(layers, MAX78000, deduplicate=project.deduplicate)
     return LoweringPlan(device=MAX78000, layers=layers, placement=placement, kernels=kernels), diagnostics.items
+
+
+def _buffer_placement(buffer: DataBuffer | None) -> BufferPlacement | None:
+    if buffer is None:
+        return None
+    return BufferPlacement(processors=buffer.processors, offset=buffer.offset, source=buffer.source)
 
 
 def cut_network(network: Network, last: int | None) -> Network:
@@ -144,7 +160,8 @@ def _unload_regions(inputs: Inputs, project: ProjectOptions) -> tuple[OutputRegi
 
 def _verify(subject: Subject, announce: Announce) -> tuple[Verdict, ...]:
     announce("max78000: running the register program on the simulator")
-    simulator = verify_simulator(subject.network, subject.plan.layers, subject.program, subject.trace)
+    simulator = verify_simulator(subject.network, subject.plan.layers, subject.program, subject.trace_of(1),
+                                 subject.trace_of(2))
     return simulator, verify_firmware(subject, announce)
 
 
@@ -191,7 +208,8 @@ def verify_firmware(subject: Subject, announce: Announce) -> Verdict:
     expected = list(program.bus_writes())
     if writes[:len(expected)] != expected:
         return Verdict(witness=witness, difference=first_write_difference(expected, writes))
-    return compare_layers(witness, subject.network, subject.plan.layers, accelerator, subject.trace)
+    trace = subject.trace_of(ENERGY_RUNS if subject.options.code.energy else 1)
+    return compare_layers(witness, subject.network, subject.plan.layers, accelerator, trace)
 
 
 def inference_cycles(accelerator: Accelerator) -> int:

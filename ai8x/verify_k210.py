@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ai8x.errors import HardwareFault
 from ai8x.k210.interpreter import KmodelRun, run_kmodel
-from ai8x.k210.lower import LoweredModel, device_image
+from ai8x.k210.lower import LoweredModel
 from ai8x.k210.parameters import ZERO_POINT
-from ai8x.k210.steps import ConvStep, CpuStep, LayerResult
+from ai8x.k210.steps import ConvStep, LayerResult
 from ai8x.network.ir import Layer, Network, Op, PoolSpec, TensorShape
 from ai8x.network.reference import Trace, compare_layer, run_layer
 from ai8x.verify import Verdict
@@ -35,7 +35,7 @@ def verify_kmodel(network: Network, lowered: LoweredModel, sample: NDArray[Any],
         trace: the reference's outputs for the same sample.
     """
     try:
-        run = run_kmodel(lowered.data, device_image(sample))
+        run = run_kmodel(lowered.data, lowered.image(sample))
     except HardwareFault as fault:
         return Verdict(witness=WITNESS, difference=str(fault))
     return compare_kmodel(network, lowered, run, sample, trace)
@@ -56,22 +56,30 @@ def compare_kmodel(network: Network, lowered: LoweredModel, run: KmodelRun, samp
 
 def visible_tensor(lowered: LoweredModel, run: KmodelRun, result: LayerResult,
                    sample: NDArray[Any]) -> NDArray[np.int64]:
-    """The integers of a network layer as a run shows them."""
-    if result.step < 0:
+    """The integers of a network layer as a run shows them: the cells of its maps that hold it, or a dense tensor."""
+    if not result.steps:
         return np.asarray(sample, np.int64)
-    step = lowered.steps[result.step]
-    if isinstance(step, ConvStep):
-        return run.layers[result.step].astype(np.int64) - ZERO_POINT
-    return _vector(step, run.tensors[result.step], wide=result.wide)
+    if result.wide:
+        return _whole_numbers(run.tensors[result.steps[0]], lowered.steps[result.steps[0]].name)
+    parts = [_bytes_of(lowered, run, result, step) for step in result.steps]
+    return np.concatenate(parts).astype(np.int64) - ZERO_POINT
 
 
-def _vector(step: CpuStep, content: NDArray[np.uint8], *, wide: bool) -> NDArray[np.int64]:
-    """A CPU layer's result: accumulators as whole floats, or bytes."""
-    if not wide:
-        return content.astype(np.int64) - ZERO_POINT
+def _bytes_of(lowered: LoweredModel, run: KmodelRun, result: LayerResult, index: int) -> NDArray[np.uint8]:
+    if not isinstance(lowered.steps[index], ConvStep):
+        return run.tensors[index]
+    found = run.layers[index]
+    if result.window is None:
+        return found.reshape(-1)
+    window = result.window
+    return found[:, window.top : window.top + window.height, window.left : window.left + window.width]
+
+
+def _whole_numbers(content: NDArray[np.uint8], name: str) -> NDArray[np.int64]:
+    """Accumulators that a CPU layer left as floats."""
     values = content.view(np.float32).astype(np.float64)
     if not np.array_equal(values, np.rint(values)):
-        raise HardwareFault(f"{step.name}: the sums are not whole numbers: {values[values != np.rint(values)][0]}")
+        raise HardwareFault(f"{name}: the sums are not whole numbers: {values[values != np.rint(values)][0]}")
     return values.astype(np.int64)
 
 

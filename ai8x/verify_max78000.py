@@ -22,7 +22,7 @@ from ai8x.max7800x.lower_data import input_blocks
 from ai8x.max7800x.program import Program
 from ai8x.max7800x.regions import write_layout
 from ai8x.max7800x.simulator import Accelerator, LayerRun
-from ai8x.network.ir import Network
+from ai8x.network.ir import NETWORK_INPUT, Network
 from ai8x.network.reference import compare_layer
 from ai8x.verify import Verdict
 
@@ -31,10 +31,17 @@ SEEDS = (1, 2)
 
 
 def verify_simulator(network: Network, layers: Sequence[HardwareLayer], program: Program,
-                     trace: Mapping[int, NDArray[Any]]) -> Verdict:
+                     trace: Mapping[int, NDArray[Any]], second: Mapping[int, NDArray[Any]] | None = None) -> Verdict:
     """Feed the program's bus writes to fresh simulators with different memory contents and compare every layer.
 
     On the last one the inference is repeated without a new set-up, as firmware does.
+
+    Args:
+        network: what is computed.
+        layers: in hardware form.
+        program: under test.
+        trace: reference of the first inference.
+        second: reference of the second one, where a rolling buffer makes it differ.
     """
     witness = "simulator"
     try:
@@ -45,7 +52,7 @@ def verify_simulator(network: Network, layers: Sequence[HardwareLayer], program:
             if verdict.is_different:
                 return verdict
         repeat_inference(program, accelerator)
-        return compare_layers(witness, network, layers, accelerator, trace)
+        return compare_layers(witness, network, layers, accelerator, trace if second is None else second)
     except HardwareFault as fault:
         return Verdict(witness=witness, difference=str(fault))
 
@@ -91,39 +98,33 @@ def run_program(program: Program, accelerator: Accelerator) -> None:
     Raises:
         HardwareFault: the program does something the chip does not define.
     """
-    _write(accelerator, program.bus_writes(acknowledge=False))
-    _finish(program, accelerator)
+    _write(accelerator, program.setup_writes())
+    repeat_inference(program, accelerator)
 
 
 def repeat_inference(program: Program, accelerator: Accelerator) -> None:
     """Load the input again and run once more without a new set-up."""
-    starts = (write.bus_write for write in program.start)
-    if program.uses_fifo:
-        _write(accelerator, starts)
-        _write(accelerator, program.input_writes())
-    else:
-        _write(accelerator, program.input_writes())
-        _write(accelerator, starts)
-    _finish(program, accelerator)
+    _write(accelerator, program.inference_writes(acknowledge=False))
+    accelerator.complete()
+    _write(accelerator, (write.bus_write for write in program.acknowledge))
 
 
 def run_samples(device: Max7800x, program: Program, layers: Sequence[HardwareLayer],
                 samples: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.int64]]:
     """The last layer's output (C, H, W) for each sample, on one simulator that is set up once.
 
+    Each sample starts with an empty rolling buffer.
+
     Raises:
         HardwareFault: the program does something the chip does not define.
     """
     accelerator = Accelerator(seed=SEEDS[0])
     run_program(program, accelerator)
+    reader = next(layer for layer in layers if NETWORK_INPUT in layer.layer.inputs)
     for sample in samples:
-        repeat_inference(replace(program, load_input=input_blocks(device, layers[0], sample)), accelerator)
+        _write(accelerator, program.clear_writes())
+        repeat_inference(replace(program, load_input=input_blocks(device, reader, sample)), accelerator)
         yield layer_tensor(layers[-1], accelerator.layer_output(layers[-1].index))[0]
-
-
-def _finish(program: Program, accelerator: Accelerator) -> None:
-    accelerator.complete()
-    _write(accelerator, (write.bus_write for write in program.acknowledge))
 
 
 def _write(accelerator: Accelerator, writes: Iterable[tuple[int, int, int]]) -> None:

@@ -83,7 +83,8 @@ def test_averages_truncate_towards_zero_or_round_halves_away_from_it(sums: list[
 @given(st.lists(st.integers(-128 * 256, 127 * 256), min_size=1), st.integers(1, 256), st.booleans())
 def test_averages_are_odd_functions(sums: list[int], count: int, rounded: bool) -> None:
     inside = [s for s in sums if abs(s) <= 127 * count]
-    assert average(ints(inside), count, rounded=rounded).tolist() == (-average(-ints(inside), count, rounded=rounded)).tolist()
+    mirrored = -average(-ints(inside), count, rounded=rounded)
+    assert average(ints(inside), count, rounded=rounded).tolist() == mirrored.tolist()
 
 
 @pytest.mark.parametrize(("bits", "low", "high"), [(8, -128, 127), (4, -8, 7), (2, -2, 1), (1, -1, 0)])
@@ -103,7 +104,8 @@ def test_other_weight_widths_are_refused(bits: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [
-    (IntType(bits=1), "int8"), (INT8, "int8"), (IntType(bits=9), "int16"), (IntType(bits=17), "int32"), (INT32, "int32"),
+    (IntType(bits=1), "int8"), (INT8, "int8"), (IntType(bits=9), "int16"), (IntType(bits=17), "int32"),
+    (INT32, "int32"),
     (IntType(bits=33), "int64"), (IntType(bits=8, signed=False), "uint8"), (IntType(bits=17, signed=False), "uint32"),
 ])
 def test_the_narrowest_numpy_type_is_chosen(kind: IntType, dtype: str) -> None:

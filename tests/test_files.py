@@ -319,7 +319,8 @@ def test_a_changed_folder_of_ours_is_refused(tmp_path: Path, change: str) -> Non
     assert refused(target) == ("sub/new.c" if change == "added" else "sub/a.c")
 
 
-@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": 3}', '{"files": ["b.txt"]}', '{"files": {"b.txt": 1}}'])
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": 3}', '{"files": ["b.txt"]}',
+                                      '{"files": {"b.txt": 1}}'])
 def test_a_folder_with_a_damaged_manifest_is_not_ours(tmp_path: Path, manifest: str) -> None:
     target = tmp_path / "out"
     make(target, "old")
@@ -428,7 +429,7 @@ def test_damaged_arrays_raise_one_kind_of_error() -> None:
                                    "(1," * 300])
 def test_an_impossible_shape_is_an_error(shape: str) -> None:
     header = f"{{'descr': '|i1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r".+"):
         array_from_npy(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"data")
 
 

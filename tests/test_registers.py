@@ -132,7 +132,8 @@ def test_rows_of_registers_have_addresses() -> None:
 def test_blocks_find_registers_and_refuse_overlaps() -> None:
     row = Register(name="R", offset=0, fields=(), count=2)
     block = RegisterBlock(name="B", registers=(row, Register(name="S", offset=8, fields=())))
-    assert {offset: (r.name, i) for offset, (r, i) in block.by_offset().items()} == {0: ("R", 0), 4: ("R", 1), 8: ("S", 0)}
+    places = {offset: (register.name, index) for offset, (register, index) in block.by_offset().items()}
+    assert places == {0: ("R", 0), 4: ("R", 1), 8: ("S", 0)}
     assert block.register("S").offset == 8
     with pytest.raises(RegisterError, match="no register T"):
         block.register("T")

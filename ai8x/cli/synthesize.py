@@ -117,13 +117,13 @@ def options_from(arguments: argparse.Namespace) -> SynthesisOptions:
     """The library's options.
 
     Raises:
-        UserError: E0290 a missing file, E0210 a number of test samples below 0, E0301 an unknown device, E0392 to
+        UserError: E0290 a missing file, E0291 a number of test samples below 0, E0301 an unknown device, E0392 to
             E0397 options of the MAX78000.
     """
     from ai8x.synthesis import SynthesisOptions
 
     if arguments.test_samples < 0:
-        raise user_error("E0210", "--samples counts items", found=str(arguments.test_samples),
+        raise user_error("E0291", "--samples counts items", found=str(arguments.test_samples),
                          allowed="0 or more", help="write --samples 100")
     network = _input_file(arguments, "network", "config_file")
     return SynthesisOptions(

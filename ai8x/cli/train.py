@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,17 @@ from ai8x.errors import ExitStatus, user_error
 from ai8x.training.config import Option, TrainConfig, config_options, field_types, parse_assignment
 
 _NEWEST = ""
+SUMMARIES = ("model", "compute", "memory", "sparsity")
+
+DROPPED_OPTIONS: dict[str, int | str] = {"--pretrained": 0, "--activation-stats": "*", "--act-stats": "*",
+                                         "--kd-pretrained": 0, "--summary-filename": 1}
+"""Options of ai8x-training without a meaning here, and how many values they take."""
+
+LATER_OPTIONS: dict[str, int | str] = {
+    "--nas": 0, "--nas-policy": 1, "--nas-kd-policy": 1, "--nas-kd-resume-from": 1, "--nas-stage-transition-list": 1,
+    "--dr": 1, "--scaf-margin": 1, "--scaf-scale": 1, "--scaf-lr": 1, "--backbone-checkpoint": 1,
+    "--yaml-template": 1}
+"""Options of ai8x-training that answer with one clear line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
             groups[option.group] = parser.add_argument_group(option.group)
         _add_setting(parser, groups[option.group], name, option, types[name][0], getattr(defaults, name))
     _add_actions(parser)
+    _add_migration(parser)
+    parser.set_defaults(later=None)
     return parser
 
 
@@ -79,24 +93,63 @@ def _add_actions(parser: CommandParser) -> None:
                     help="weights to evaluate, or to start the training from")
     parser.advanced(evaluation, "--save-sample", type=int, metavar="I",
                     help="with --evaluate: write test item I as int8 numbers to sample_DATASET.npy")
+    parser.advanced(evaluation, "--slice-sample", action="store_true",
+                    help="with --save-sample: keep only the first three channels")
+    parser.advanced(evaluation, "--summary", metavar="KIND", choices=SUMMARIES,
+                    help="print the model's layers (model), multiply-accumulates (compute), bytes (memory) or zeros "
+                         "(sparsity), and stop")
     running = parser.add_argument_group("going on and configuration")
     running.add_argument("--resume", "--resume-from", nargs="?", const=_NEWEST, metavar="RUN|FILE",
                          help="go on with a run (default: the newest), exactly where it stopped")
     running.add_argument("--config", metavar="FILE", help="settings from a YAML file, e.g. config.yaml of another run")
     parser.advanced(running, "--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
                     help="one setting; wins over --config")
+    parser.advanced(running, "--reset-optimizer", action="store_true",
+                    help="with --resume: take the weights only and start at epoch 0")
     lists = parser.add_argument_group("lists")
-    lists.add_argument("--list-models", action="store_true", help="names of all models")
+    lists.add_argument("--list-models", action="store_true", help="all models with their sizes and the chips they fit")
     parser.advanced(lists, "--list-datasets", action="store_true", help="names of all data sets")
     parser.advanced(lists, "--debug", action="store_true", help="show tracebacks of internal errors")
     parser.advanced(lists, "--json-errors", action="store_true", help="print errors as JSON")
 
 
+def _add_migration(parser: CommandParser) -> None:
+    """Options of ai8x-training that do nothing here, or are not there yet."""
+    group = parser.add_argument_group("options of ai8x-training")
+    for option, values in DROPPED_OPTIONS.items():
+        parser.advanced(group, option, nargs=values, action=_Dropped, help="accepted, without effect", default=None)
+    for option, values in LATER_OPTIONS.items():
+        parser.advanced(group, option, nargs=values, action=_Later, help="not available yet", default=None)
+
+
+class _Dropped(argparse.Action):
+    """Says that an option does nothing."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object,
+                 option_string: str | None = None) -> None:
+        print(f"warning: {option_string} has no effect here", file=sys.stderr)
+
+
+class _Later(argparse.Action):
+    """Remembers the first option that is not available, for one clear message."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object,
+                 option_string: str | None = None) -> None:
+        namespace.later = namespace.later or option_string
+
+
 def _execute(arguments: argparse.Namespace) -> int:
+    if arguments.later is not None:
+        raise user_error("E0637", f"{arguments.later} is not available yet: architecture search, metric "
+                         "learning (ArcFace) and network skeletons come in a later version", found=arguments.later,
+                         help="leave it out")
     if arguments.list_models or arguments.list_datasets:
         _list_names(arguments)
         return ExitStatus.SUCCESS
     settings = _given_settings(arguments)
+    if arguments.summary is not None:
+        _summarise(arguments, settings)
+        return ExitStatus.SUCCESS
     if arguments.evaluate is not None:
         _evaluate(arguments, settings)
         return ExitStatus.SUCCESS
@@ -109,11 +162,14 @@ def _execute(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None and arguments.weights is not None:
         raise user_error("E0621", "--resume and --exp-load-weights-from exclude each other",
                          help="keep --resume to go on with a run, the other to start a new one")
+    if arguments.reset_optimizer and arguments.resume is None:
+        raise user_error("E0621", "--reset-optimizer belongs to --resume", found="--reset-optimizer without --resume",
+                         help="add --resume RUN, or use --exp-load-weights-from FILE")
     _share_processors()
     from ai8x.training.session import resume_training, start_training
 
     if arguments.resume is not None:
-        result = resume_training(arguments.resume, settings)
+        result = resume_training(arguments.resume, settings, reset=arguments.reset_optimizer)
     else:
         result = start_training(settings, weights=_path(arguments.weights))
     print_result(result)
@@ -151,22 +207,26 @@ def _evaluate(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     from ai8x.training.evaluation import EvaluationRequest, evaluate_checkpoint
 
     request = EvaluationRequest(file=Path(file), settings=settings, integer=arguments.integer,
-                                sample_index=arguments.save_sample)
+                                sample_index=arguments.save_sample, slice_sample=arguments.slice_sample)
     print_result(evaluate_checkpoint(request))
 
 
+def _summarise(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    from ai8x.training.listing import summarise
+
+    for line in summarise(arguments.summary, settings, _path(arguments.evaluate or arguments.weights)):
+        print(line)
+
+
 def _list_names(arguments: argparse.Namespace) -> None:
+    from ai8x.training.listing import dataset_lines, model_lines
     from ai8x.training.registry import discover
 
     settings = _given_settings(arguments)
     catalogue = discover(settings.get("models_path"), settings.get("datasets_path"))
-    if arguments.list_models:
-        for model in sorted(catalogue.models.values(), key=lambda spec: spec.name):
-            print(f"{model.name:32} {model.dim}-D  {model.origin}")
-    if arguments.list_datasets:
-        for data in sorted(catalogue.datasets.values(), key=lambda spec: spec.name):
-            shape = "x".join(str(size) for size in data.input_shape)
-            print(f"{data.name:32} {shape:12} {data.num_classes:4} classes  {data.origin}")
+    for line in [*(model_lines(catalogue) if arguments.list_models else ()),
+                 *(dataset_lines(catalogue) if arguments.list_datasets else ())]:
+        print(line)
     for problem in catalogue.problems:
         print(problem.format())
 

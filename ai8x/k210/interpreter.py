@@ -45,6 +45,8 @@ class KmodelRun:
     Args:
         outputs: the bytes of every output, uint8; float32 data is to be viewed as such.
         layers: index in the file -> dense uint8 (C, H, W) result of every KPU layer.
+        undefined: index -> mask of the bytes of a KPU layer's result that depend on RAM that nobody wrote; absent
+            where every byte is defined.
         tensors: index -> bytes that every CPU layer wrote to the main buffer, uint8.
         cycles: index -> KPU cycles of the computation, by the formula of section 16.
         milliseconds: index -> time, for KPU layers and those CPU layers whose rate has been published.
@@ -52,6 +54,7 @@ class KmodelRun:
 
     outputs: tuple[NDArray[np.uint8], ...]
     layers: Mapping[int, NDArray[np.uint8]]
+    undefined: Mapping[int, NDArray[np.bool_]]
     tensors: Mapping[int, NDArray[np.uint8]]
     cycles: Mapping[int, int]
     milliseconds: Mapping[int, float]
@@ -217,13 +220,17 @@ def run_kmodel(data: bytes | KModel, image: NDArray[Any], *, options: KpuOptions
     run = _Runner(raw, file, options or KpuOptions())
     run.load_input(np.asarray(image))
     layers: dict[int, NDArray[np.uint8]] = {}
+    undefined: dict[int, NDArray[np.bool_]] = {}
     tensors: dict[int, NDArray[np.uint8]] = {}
     cycles: dict[int, int] = {}
     milliseconds: dict[int, float] = {}
     for index, (layer, extent) in enumerate(zip(file.model.layers, file.extents, strict=True)):
         name = f"layer {index} '{layer_type_name(extent.type)}'"
         if isinstance(layer, K210Conv):
-            layers[index] = run.conv(layer, extent, name).output
+            result = run.conv(layer, extent, name)
+            layers[index] = result.output
+            if result.undefined is not None:
+                undefined[index] = result.undefined
             cycles[index] = timing.kpu_cycles(layer.fields)
             milliseconds[index] = 1e3 * timing.kpu_time_s(
                 layer.fields, to_main_memory=layer.main_memory_output is not None,
@@ -237,5 +244,5 @@ def run_kmodel(data: bytes | KModel, image: NDArray[Any], *, options: KpuOptions
     if isinstance(last, K210Conv) and last.main_memory_output is None:
         raise HardwareFault(f"layer {len(file.model.layers) - 1} 'K210_CONV': the last layer keeps its result in the "
                             "KPU; the runner then reads a layer past the end")
-    return KmodelRun(outputs=run.outputs(), layers=layers, tensors=tensors, cycles=cycles,
+    return KmodelRun(outputs=run.outputs(), layers=layers, undefined=undefined, tensors=tensors, cycles=cycles,
                      milliseconds=milliseconds)

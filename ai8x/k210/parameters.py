@@ -2,7 +2,8 @@
 
 A layer computes ``A = sum(w * a) + B`` and ``y = clamp(floor(A * 2**-s + 1/2), lo, 127)``; the KPU computes on
 unsigned bytes with a scale, a shift, an addition and a table of line segments. `exact_parameters` finds the latter
-such that both agree for every input, whichever of the unverified rounding variants the chip implements.
+such that both agree for every input, whichever of the unverified rounding variants the chip implements. Averages
+have their own forms in `averages.py`.
 
 Tensors are stored as ``q = a + ZERO_POINT``, so that a camera byte is fed unchanged.
 
@@ -27,10 +28,14 @@ ZERO_POINT = 128
 WEIGHT_ZERO_POINT = 128
 """Stored byte of the weight 0."""
 
-_BN_SHIFT = 12
+BN_SHIFT = 12
+"""Batch-norm shift of the recommended form; deployed models use 12 to 15."""
+
 _SCALE_TARGET = 10
 _TABLE_SHIFT_TARGET = 20
 _TABLE_MUL_LIMIT = 14
+_SATURATING_SHIFT = -7
+"""``A * 2**7`` of an integer A is 0 or clamps, so larger left shifts change nothing."""
 
 
 class NotExact(ValueError):
@@ -56,6 +61,7 @@ class KpuParameters:
         batch_norm: for every output channel.
         table: the 16 segments of the activation.
         arg_x, arg_w, arg_add: zero-point terms; their shifts are 0.
+        worst_sum: largest magnitude of the accumulator, over all inputs.
         worst_value: largest magnitude of the value that enters the table, over all inputs.
     """
 
@@ -65,7 +71,16 @@ class KpuParameters:
     arg_x: int
     arg_w: int
     arg_add: int
+    worst_sum: int
     worst_value: int
+
+    @property
+    def proof(self) -> str:
+        """The preconditions of exactness with the numbers that meet them."""
+        limits = K210.limits
+        addend = int(np.abs(self.batch_norm.add).max(initial=0))
+        return (f"|sum| <= {self.worst_sum} and |batch norm result| <= {self.worst_value}, below "
+                f"2**{limits.accumulator_bits - 1}; |addend| <= {addend}, below 2**{limits.bn_add_bits - 1}")
 
 
 def exact_parameters(weights: NDArray[Any], bias: NDArray[Any], *, shift: int, low: int) -> KpuParameters:
@@ -82,46 +97,49 @@ def exact_parameters(weights: NDArray[Any], bias: NDArray[Any], *, shift: int, l
 
     Source: section 13.1, recommended form.
     """
+    plain = np.ones(len(weights), np.int64)
+    return _scaled(weights, bias, plain, plain, shift=shift, low=low)
+
+
+def absolute_parameters(weights: NDArray[Any], bias: NDArray[Any], negative: NDArray[np.bool_], *,
+                        shift: int) -> KpuParameters:
+    """Parameters of the positive or the negative part of a linear layer.
+
+    The sum of both parts is the absolute value, limited to 127. A negative part takes negated weights; only where a
+    weight is -128, whose negative is no weight, a negative batch-norm factor. Its half step points the other way, so
+    that both parts round the same number.
+
+    Args:
+        weights: as in `exact_parameters`, before activation.
+        bias: as in `exact_parameters`.
+        shift: as in `exact_parameters`.
+        negative: which output channels give the negative part.
+
+    Source: section 13.2, "Abs".
+    """
+    direction = np.where(negative, -1, 1)
+    factors = direction
+    if weights[negative].min(initial=0) > INT8.min:
+        weights = weights * direction[:, None, None, None]
+        factors = np.ones(len(weights), np.int64)
+    return _scaled(weights, bias, factors, direction, shift=shift, low=0)
+
+
+def _scaled(weights: NDArray[Any], bias: NDArray[Any], factors: NDArray[np.int64], direction: NDArray[np.int64], *,
+            shift: int, low: int) -> KpuParameters:
+    """The form of section 13.1 with signs: ``factors`` of the sums, ``direction`` of bias and half step."""
+    shift = max(shift, _SATURATING_SHIFT)
     worst = worst_accumulator(weights, bias)
     left = 1 if shift >= 1 else -shift
     scale = _extra_scale(worst, shift, left)
     if shift >= 1:
-        addend, table_shift, worst_value = (2 * bias + 1) << scale, shift + 1 + scale, (2 * worst + 1) << scale
+        addend, table_shift = direction * (2 * bias + 1) << scale, shift + 1 + scale
+        worst_value = (2 * worst + 1) << scale
     else:
-        addend, table_shift, worst_value = bias << (left + scale), scale, worst << (left + scale)
-    return _parameters(weights, mul=1 << (_BN_SHIFT + left + scale), addend=addend,
-                       table=_clamp_table(table_shift, low), worst_value=worst_value)
-
-
-def truncating_average_parameters(channels: int) -> KpuParameters:
-    """Parameters of a diagonal 3x3 convolution that averages 2x2 cells, truncating towards zero, for any sign.
-
-    The window starts at (row, column); pooling by picking every second element follows.
-
-    Source: section 13.3.
-    """
-    weights = average_weights(channels)
-    count, table_shift = 4, 3
-    scale = 2 * count
-    low = INT8.min
-    segments = (
-        Segment(start=TABLE_MIN_START, mul=0, shift=0, bias=low + ZERO_POINT),
-        Segment(start=low * scale - (count - 2), mul=1, shift=table_shift, bias=low + ZERO_POINT),
-        Segment(start=0, mul=0, shift=0, bias=ZERO_POINT),
-        Segment(start=count, mul=1, shift=table_shift, bias=ZERO_POINT),
-    )
-    bias = np.zeros(channels, np.int64)
-    worst = worst_accumulator(weights, bias)
-    return _parameters(weights, mul=2 << _BN_SHIFT, addend=2 * bias + 1, table=_filled(segments),
-                       worst_value=2 * worst + 1)
-
-
-def average_weights(channels: int) -> NDArray[np.int64]:
-    """Diagonal 3x3 weights that sum the 2x2 cells from (row, column) on; section 13.3."""
-    weights = np.zeros((channels, channels, 3, 3), np.int64)
-    for channel in range(channels):
-        weights[channel, channel, 1:, 1:] = 1
-    return weights
+        addend, table_shift = direction * bias << (left + scale), scale
+        worst_value = worst << (left + scale)
+    return build_parameters(weights, mul=factors << (BN_SHIFT + left + scale), bn_shift=BN_SHIFT, addend=addend,
+                            table=_clamp_table(table_shift, low), worst_sum=worst, worst_value=worst_value)
 
 
 def worst_accumulator(weights: NDArray[Any], bias: NDArray[Any]) -> int:
@@ -144,14 +162,14 @@ def _extra_scale(worst: int, shift: int, left: int) -> int:
 def _clamp_table(table_shift: int, low: int) -> ActivationTable:
     scale = 1 << table_shift
     extra = min(_TABLE_MUL_LIMIT, max(0, _TABLE_SHIFT_TARGET - table_shift))
-    return _filled((
+    return filled_table((
         Segment(start=TABLE_MIN_START, mul=0, shift=0, bias=low + ZERO_POINT),
         Segment(start=low * scale, mul=1 << extra, shift=table_shift + extra, bias=low + ZERO_POINT),
         Segment(start=INT8.max * scale, mul=0, shift=0, bias=INT8.max + ZERO_POINT),
     ))
 
 
-def _filled(segments: tuple[Segment, ...]) -> ActivationTable:
+def filled_table(segments: tuple[Segment, ...]) -> ActivationTable:
     """All 16 segments: the given ones, then unreachable ones that saturate."""
     rest = range(TABLE_SEGMENTS - len(segments))
     table = segments + tuple(Segment(start=TABLE_UNREACHABLE_START + i, mul=0, shift=0, bias=INT8.max + ZERO_POINT)
@@ -160,16 +178,34 @@ def _filled(segments: tuple[Segment, ...]) -> ActivationTable:
                            shift=np.array([s.shift for s in table]), bias=np.array([s.bias for s in table], np.uint8))
 
 
-def _parameters(weights: NDArray[Any], *, mul: int, addend: NDArray[Any], table: ActivationTable,
-                worst_value: int) -> KpuParameters:
+def build_parameters(weights: NDArray[Any], *, mul: NDArray[np.int64], bn_shift: int, addend: NDArray[Any],
+                     table: ActivationTable, worst_sum: int, worst_value: int) -> KpuParameters:
+    """Parameters on stored bytes, after checking that every register holds its number.
+
+    Args:
+        weights: int64 array (out, in, row, column) of -128..127.
+        mul: batch-norm factors, int64 array (out,).
+        bn_shift: for every channel.
+        addend: batch-norm addends, int64 array (out,).
+        table: of the values ``v`` in the layer's own units.
+        worst_sum: proven bound of the accumulator.
+        worst_value: proven bound of the value that enters the table.
+
+    Raises:
+        NotExact: a number does not fit its register.
+    """
     limits = K210.limits
-    if mul >= 1 << (limits.bn_mul_bits - 1):
-        raise NotExact(f"the batch-norm factor {mul} needs more than {limits.bn_mul_bits} bits")
+    if np.abs(mul).max(initial=0) >= 1 << (limits.bn_mul_bits - 1):
+        raise NotExact(f"the batch-norm factor {int(np.abs(mul).max())} needs more than {limits.bn_mul_bits} bits")
     if np.abs(addend).max(initial=0) >= 1 << (limits.bn_add_bits - 1):
         raise NotExact(f"the batch-norm addend {int(np.abs(addend).max())} needs more than {limits.bn_add_bits} bits")
-    channels = len(weights)
-    batch_norm = BatchNorm(mul=np.full(channels, mul), shift=np.full(channels, _BN_SHIFT), add=addend)
+    if max(worst_sum, worst_value) >= 1 << (limits.accumulator_bits - 1):
+        raise NotExact(f"the sums reach {max(worst_sum, worst_value)}, beyond the KPU's {limits.accumulator_bits} bits")
+    if weights.size and not INT8.allows(weights):
+        raise NotExact(f"the weights {weights.min()} to {weights.max()} of the KPU's form exceed 8 bits")
+    batch_norm = BatchNorm(mul=mul, shift=np.full(len(weights), bn_shift), add=addend)
     taps = weights.shape[2] * weights.shape[3]
     return KpuParameters(weights=(weights + WEIGHT_ZERO_POINT).astype(np.uint8), batch_norm=batch_norm,
                          table=table, arg_x=-WEIGHT_ZERO_POINT, arg_w=-ZERO_POINT,
-                         arg_add=taps * WEIGHT_ZERO_POINT * ZERO_POINT, worst_value=worst_value)
+                         arg_add=taps * WEIGHT_ZERO_POINT * ZERO_POINT, worst_sum=worst_sum,
+                         worst_value=worst_value)

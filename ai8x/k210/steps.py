@@ -1,8 +1,9 @@
 """The steps a kmodel runs, before they have addresses.
 
 Between the network (tensors) and the file (bytes) stand these records: a KPU layer reads a map, writes a map and
-perhaps a copy to main memory; a CPU layer works in main memory. `legalize.py` makes them, `lower.py` places and
-encodes them. Every step says which network layer it serves, so that reports and verification can name it.
+perhaps a copy to main memory; CPU layers work in main memory or fill a map. The modules named ``legalize*`` make
+them, `lower.py` places them and `encode.py` writes them. Every step says which network layer it serves, so that
+reports and verification can name it.
 
 Source: spec/k210-kmodel.md sections 8 to 10.
 """
@@ -77,6 +78,11 @@ class MapView:
         """Channels of the combined map, unused positions included."""
         return self.positions[-1] + 1
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parts."""
+        return tuple(part.name for part in self.parts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MainBuffer:
@@ -120,16 +126,18 @@ class ConvStep:
 
 
 class CpuOp(enum.Enum):
-    """CPU layers that the lowering uses, by the names of section 9."""
+    """Element-wise and dense CPU layers that the lowering uses, by the names of section 9."""
 
     DEQUANTIZE = "DEQUANTIZE"
     FULLY_CONNECTED = "FULLY_CONNECTED"
     QUANTIZE = "QUANTIZE"
+    REQUANTIZE = "REQUANTIZE"
+    REMOVE_PADDING = "K210_REMOVE_PADDING"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CpuStep:
-    """One CPU layer.
+    """One CPU layer from one main-memory tensor to another.
 
     Args:
         name, layer: as in `ConvStep`.
@@ -139,6 +147,7 @@ class CpuStep:
         weights: float64 array (out, in) of integer values, for a fully connected layer.
         bias: float64 array (out,) likewise.
         relu: clip at 0.
+        table: uint8 array (256,) of a requantisation.
     """
 
     name: str
@@ -151,9 +160,104 @@ class CpuStep:
     weights: NDArray[Any] | None = None
     bias: NDArray[Any] | None = None
     relu: bool = False
+    table: NDArray[np.uint8] | None = None
 
 
-Step = ConvStep | CpuStep
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByteRange:
+    """Consecutive bytes of a main-memory tensor."""
+
+    buffer: MainBuffer
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GatherStep:
+    """QUANTIZED_CONCAT: byte ranges copied one after the other; crops, pads, interleaves and concatenates."""
+
+    name: str
+    layer: int
+    ranges: tuple[ByteRange, ...]
+    target: MainBuffer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MaxPoolStep:
+    """QUANTIZED_MAX_POOL2D without padding; a window of 1x1 subsamples.
+
+    Args:
+        name, layer: as in `ConvStep`.
+        source, target: dense maps in main memory.
+        shape, out_shape: (C, H, W) of both.
+        window, stride: rows and columns.
+    """
+
+    name: str
+    layer: int
+    source: MainBuffer
+    target: MainBuffer
+    shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    window: tuple[int, int]
+    stride: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UploadStep:
+    """K210_UPLOAD of a dense map, or K210_ADD_PADDING of single values into cell (0, 0) of 4x4 maps.
+
+    Args:
+        name, layer: as in `ConvStep`.
+        source: bytes in main memory.
+        target: the map that is filled.
+        single: only cell (0, 0) of every channel is written.
+    """
+
+    name: str
+    layer: int
+    source: MainBuffer
+    target: KpuMap
+    single: bool = False
+
+
+Step = ConvStep | CpuStep | GatherStep | MaxPoolStep | UploadStep
+
+
+def maps_read(step: Step) -> tuple[KpuMap, ...]:
+    """Maps in KPU RAM that a step reads."""
+    return step.source.parts if isinstance(step, ConvStep) else ()
+
+
+def map_written(step: Step) -> KpuMap | None:
+    """The map in KPU RAM that a step writes."""
+    return step.target if isinstance(step, ConvStep | UploadStep) else None
+
+
+def buffers_read(step: Step) -> tuple[MainBuffer, ...]:
+    """Main-memory tensors that a step reads."""
+    if isinstance(step, ConvStep):
+        return ()
+    if isinstance(step, GatherStep):
+        return tuple(dict.fromkeys(place.buffer for place in step.ranges))
+    return (step.source,)
+
+
+def buffer_written(step: Step) -> MainBuffer | None:
+    """The main-memory tensor that a step writes."""
+    if isinstance(step, ConvStep):
+        return step.main
+    return None if isinstance(step, UploadStep) else step.target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Part of a map: the cells that hold a tensor."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,13 +266,16 @@ class LayerResult:
 
     Args:
         layer: index of the network layer.
-        step: index of the step that makes it; -1 for the network's input.
+        steps: the steps whose results, one after the other along the channels, hold it; empty for the network's
+            input.
+        window: cells of the maps that hold it; None for a dense main-memory tensor.
         pool: pooling that the step fused behind the layer: the visible tensor is the pooled one.
         wide: the values are the 32-bit accumulators (as floats) instead of bytes ``a + 128``.
     """
 
     layer: int
-    step: int
+    steps: tuple[int, ...]
+    window: Window | None = None
     pool: PoolSpec | None = None
     wide: bool = False
 

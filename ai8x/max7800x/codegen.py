@@ -106,12 +106,21 @@ def render_project(program: Program, network: Network, options: CodegenOptions =
     environment = c_environment()
     settings = {"project": c_identifier(options.project or network.name), "board": options.board}
     files = render_sources(program, network, options)
-    files |= {name: environment.get_template(f"{name}.j2").render(settings) for name in MAKE_FILES}
-    support = resources.files("ai8x.max7800x").joinpath("templates", SUPPORT_FOLDER)
-    for entry in sorted(support.iterdir(), key=lambda item: item.name):
-        if entry.is_file():
-            files[f"{SUPPORT_FOLDER}/{entry.name}"] = entry.read_text(encoding="ascii")
-    return files
+    two_cores = options.core is Core.RISCV
+    templates = {name: f"{name}.j2" for name in MAKE_FILES}
+    if two_cores:
+        templates["Makefile"] = "Makefile.riscv.j2"
+        settings["launcher"] = file_names(options)["launcher.c"]
+    files |= {name: environment.get_template(template).render(settings) for name, template in templates.items()}
+    files |= _support_files("standalone", SUPPORT_FOLDER)
+    return files | (_support_files("riscv", f"{SUPPORT_FOLDER}/riscv") if two_cores else {})
+
+
+def _support_files(source: str, target: str) -> dict[str, str]:
+    """Board support as it is: path in the project -> contents."""
+    folder = resources.files("ai8x.max7800x").joinpath("templates", source)
+    entries = sorted(folder.iterdir(), key=lambda item: item.name)
+    return {f"{target}/{entry.name}": entry.read_text(encoding="ascii") for entry in entries if entry.is_file()}
 
 
 def write_project(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ai8x.max7800x.options import CodegenOptions, Core
+from ai8x.max7800x.options import ENERGY_RUNS, CodegenOptions, Core
 from ai8x.max7800x.program import (
     ExpectedBlock,
     InputBlock,
@@ -108,6 +108,7 @@ def _common(program: Program, network: Network, options: CodegenOptions) -> dict
         "uses_fifo": program.uses_fifo,
         "riscv": options.core is Core.RISCV,
         "energy": options.energy,
+        "energy_runs": ENERGY_RUNS,
         "header_file": f"{options.names.header}.h",
         "guard": f"{c_identifier(options.names.header).upper()}_H",
         "weights_file": f"{options.names.weights}.h",

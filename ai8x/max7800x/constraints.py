@@ -1,7 +1,8 @@
 """Whether a placed network can run on the chip: every limit of the specification, all findings together.
 
 The rules, one function each, the docstring being the rule, are in ``constraints_layers``, ``constraints_operands``,
-``constraints_processors``, ``constraints_streaming`` and ``constraints_memory``. Start at `check_network`.
+``constraints_processors``, ``constraints_streaming``, ``constraints_buffer`` and ``constraints_memory``. Start at
+`check_network`.
 
 Source: spec/max78000-cnn.md section 6.
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 
 from ai8x.errors import Diagnostic, Diagnostics
 from ai8x.max7800x.constraints_base import LayerRule, NetworkRule, Subject
+from ai8x.max7800x.constraints_buffer import BUFFER_PLACE_RULES, BUFFER_STATE_RULES
 from ai8x.max7800x.constraints_layers import LAYER_RULES
 from ai8x.max7800x.constraints_memory import LIVENESS_RULES, MEMORY_RULES
 from ai8x.max7800x.constraints_operands import OPERAND_RULES
@@ -30,6 +32,8 @@ RULES: tuple[LayerRule | NetworkRule, ...] = (
     *NETWORK_RULES,
     *STREAMING_RULES,
     *BUFFER_RULES,
+    *BUFFER_PLACE_RULES,
+    *BUFFER_STATE_RULES,
     *LIVENESS_RULES,
 )
 """Every rule, in the order in which they are applied; their docstrings are the manual's table."""
@@ -66,9 +70,9 @@ def check_network(
     for layer in subject.layers:
         for rule in (*LAYER_RULES, *OPERAND_RULES, *PROCESSOR_RULES, *MEMORY_RULES):
             _add(diagnostics, rule(subject, layer))
-    _apply(diagnostics, subject, (*NETWORK_RULES, *STREAMING_RULES))
+    _apply(diagnostics, subject, (*NETWORK_RULES, *STREAMING_RULES, *BUFFER_PLACE_RULES))
     if not diagnostics.errors:
-        _apply(diagnostics, subject, BUFFER_RULES)
+        _apply(diagnostics, subject, (*BUFFER_RULES, *BUFFER_STATE_RULES))
     if not diagnostics.errors:
         _apply(diagnostics, subject, LIVENESS_RULES)
     return diagnostics

@@ -20,6 +20,7 @@ from ai8x.max7800x.regions import (
     ChannelLayout,
     ReadLink,
     WordSet,
+    buffer_layout,
     empty_words,
     is_streamed_output,
     read_layout,
@@ -28,7 +29,7 @@ from ai8x.max7800x.regions import (
     write_layout,
     written_words,
 )
-from ai8x.network.ir import NETWORK_INPUT
+from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT
 
 OFFSET_STEP = 0x400
 """Offsets that a message proposes are multiples of this, where one is free."""
@@ -168,7 +169,7 @@ def check_overwrite(subject: Subject) -> Iterator[Diagnostic]:
         live = empty_words(subject.device)
         victims: dict[int, int] = {}
         for link, words in reads:
-            if link.producer < layer.index <= link.reader:
+            if link.producer != BUFFER_INPUT and link.producer < layer.index <= link.reader:
                 live |= words
                 if (own & words).any():
                     victims.setdefault(link.producer, link.reader)
@@ -234,7 +235,11 @@ def _free_offset(subject: Subject, layer: HardwareLayer, own: WordSet, live: Wor
 
 
 def _source_layout(subject: Subject, link: ReadLink) -> ChannelLayout:
-    """Where the data that a link reads was written: by its producer, or loaded for the first reader of the input."""
+    """Where the data that a link reads was written: by its producer, in the rolling buffer, or loaded for the first
+    reader of the input.
+    """
+    if link.producer == BUFFER_INPUT:
+        return _buffer_source(subject, link)
     if link.producer != NETWORK_INPUT:
         written = write_layout(subject.layers[link.producer])
     else:
@@ -245,6 +250,14 @@ def _source_layout(subject: Subject, link: ReadLink) -> ChannelLayout:
     dropped_rows = subject.layers[link.reader].layer.in_crop[0]
     skipped = dropped_rows * subject.network.shape_of(link.producer).width
     return written.part(0, len(written.words), skipped)
+
+
+def _buffer_source(subject: Subject, link: ReadLink) -> ChannelLayout:
+    """The rolling buffer, for a layer that shifts it without the oldest pixels."""
+    buffer, place = subject.network.buffer, subject.placement.buffer
+    if buffer is None or place is None:
+        return link.layout
+    return buffer_layout(buffer, place).part(0, buffer.shape.channels, subject.layers[link.reader].layer.buffer_shift)
 
 
 def _compare(subject: Subject, link: ReadLink, written: ChannelLayout) -> Iterator[Diagnostic]:
@@ -276,8 +289,8 @@ def _compare(subject: Subject, link: ReadLink, written: ChannelLayout) -> Iterat
 
 
 def _move_producer(subject: Subject, link: ReadLink, shift: int) -> str:
-    if link.producer == NETWORK_INPUT:
-        return "read the network input as the first operand only"
+    if link.producer < 0:
+        return "read the network input, or the rolling buffer, as the first operand only"
     offset = subject.layers[link.producer].placement.out_offset + shift
     return f"write out_offset: {hexadecimal(offset)} in layer {link.producer}"
 
@@ -286,7 +299,7 @@ def _other_processors(subject: Subject, link: ReadLink, written: ChannelLayout) 
     layer = subject.layers[link.reader]
     wanted = sum(1 << int(p) for p in set(link.layout.processors.tolist()))
     found = sum(1 << int(p) for p in set(written.processors.tolist()))
-    if link.producer == NETWORK_INPUT:
+    if link.producer < 0:
         action = f"write processors: {format_map(found)}"
     else:
         action = f"write output_processors: {format_map(wanted)} in layer {link.producer}"
@@ -302,10 +315,10 @@ def _other_processors(subject: Subject, link: ReadLink, written: ChannelLayout) 
 
 def _other_step(subject: Subject, link: ReadLink, written: ChannelLayout) -> Diagnostic:
     layer = subject.layers[link.reader]
-    passes = 1 if link.producer == NETWORK_INPUT else subject.layers[link.producer].out_passes
+    passes = 1 if link.producer < 0 else subject.layers[link.producer].out_passes
     own_passes = channel_passes(layer.in_channels)[0]
     gap = link.layout.step // passes - 1
-    if link.producer == NETWORK_INPUT or link.layout.step % passes:
+    if link.producer < 0 or link.layout.step % passes:
         action = "put a passthrough layer between them that copies the data"
     else:
         action = f"write write_gap: {gap} in layer {link.producer}"
@@ -320,6 +333,8 @@ def _other_step(subject: Subject, link: ReadLink, written: ChannelLayout) -> Dia
 
 
 def _tensor(subject: Subject, link: ReadLink) -> str:
+    if link.producer == BUFFER_INPUT:
+        return "the rolling buffer"
     if link.producer == NETWORK_INPUT:
         return "the network input"
     return f"the output of layer {link.producer} '{subject.layers[link.producer].name}'"

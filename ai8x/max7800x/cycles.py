@@ -106,19 +106,20 @@ def network_cycles(works: Iterable[LayerWork]) -> int:
     return START_CYCLES + sum(layer_cycles(work) for work in works)
 
 
-def predicted_time_us(cycles: int, clock_hz: int) -> float:
+def predicted_time_us(cycles: int, clock_hz: int, *, overhead_us: float = SILICON_OVERHEAD_NS / 1e3) -> float:
     """Time that the chip's own timer shows for a network of so many cycles.
 
     Args:
         cycles: from `network_cycles`.
         clock_hz: accelerator clock.
+        overhead_us: start, interrupt and timer.
 
     Units: microseconds.
 
     Source:
         spec/max78000-cnn.md section 8.4: within 0.4 us of the vendor's pages for networks that do not stream.
     """
-    return cycles / clock_hz * 1e6 + SILICON_OVERHEAD_NS / 1e3
+    return cycles / clock_hz * 1e6 + overhead_us
 
 
 def work_from_layer(layer: HardwareLayer, kernels: LayerKernels | None) -> LayerWork:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.errors import UserError
@@ -35,14 +36,16 @@ from ai8x.max7800x.options import CLOCK_DIVIDER_CODES, DEFAULT_LOWERING, ClockSo
 from ai8x.max7800x.placement import Placement
 from ai8x.max7800x.program import (
     BiasBlock,
+    ClearBlock,
     ClockSetting,
     ExpectedBlock,
+    InputBlock,
     KernelChunk,
     LayerCheck,
     PowerWrite,
     Program,
 )
-from ai8x.max7800x.regions import is_streamed_output
+from ai8x.max7800x.regions import buffer_layout, is_streamed_output, words_of
 from ai8x.network.ir import NETWORK_INPUT, Network
 
 __all__ = ["ClockSource", "LowerOptions", "LoweringPlan", "lower_network"]
@@ -110,9 +113,8 @@ def lower_network(
         load_weights=kernel_chunks(plan.device, plan.kernels, express=options.express),
         load_bias=bias_blocks(plan.device, plan.kernels),
         configure=tuple(configure_writes(source)),
-        load_input=input_blocks(plan.device, plan.layers[0], sample)
-        if NETWORK_INPUT in network.layers[0].inputs
-        else (),
+        load_input=sample_blocks(network, plan, sample),
+        clear=buffer_blocks(network, plan),
         start=tuple(start_writes(source)),
         acknowledge=tuple(acknowledge_writes(source)),
         expected=limit_words(expected_blocks(plan.device, outputs, trace), options.max_verify_words),
@@ -124,6 +126,25 @@ def lower_network(
         stop_start=tuple(stop_start_writes(source)) if options.stop_start else (),
         layer_checks=layer_checks(source, trace) if options.check_layers else (),
     )
+
+
+def sample_blocks(network: Network, plan: LoweringPlan, sample: NDArray[Any]) -> tuple[InputBlock, ...]:
+    """The sample where the first layer that reads it finds it; nothing where no layer does."""
+    readers = network.consumers(NETWORK_INPUT)
+    return input_blocks(plan.device, plan.layers[readers[0]], sample) if readers else ()
+
+
+def buffer_blocks(network: Network, plan: LoweringPlan) -> tuple[ClearBlock, ...]:
+    """The words of the rolling buffer, one block per data memory instance."""
+    if network.buffer is None or plan.placement.buffer is None:
+        return ()
+    words = words_of(buffer_layout(network.buffer, plan.placement.buffer), plan.device)
+    blocks = []
+    for instance in np.flatnonzero(words.any(axis=1)).tolist():
+        used = np.flatnonzero(words[instance])
+        address = plan.device.geometry.data_address(instance, int(used[0]))
+        blocks.append(ClearBlock(address=address, num_words=used.size))
+    return tuple(blocks)
 
 
 def layer_checks(source: LoweringInput, trace: Mapping[int, NDArray[Any]]) -> tuple[LayerCheck, ...]:

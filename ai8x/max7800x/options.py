@@ -26,6 +26,9 @@ SLOWEST_ISO_DIVIDER = 2
 PORT_PINS: tuple[int, ...] = (32, 32, 32)
 """Pins of the GPIO ports 0 to 2; port 3 has no output register of this kind."""
 
+ENERGY_RUNS = 100
+"""Repetitions of every step of the energy measurement; section 9.4."""
+
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _RESERVED_FILES = ("softmax.c",)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from ai8x.errors import Diagnostic, Diagnostics, Source
 from ai8x.max7800x.device import MAX78000, Max7800x
-from ai8x.network.ir import NETWORK_INPUT, Layer, Network
+from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, Layer, Network
 from ai8x.network.yaml_file import PlacementHint
 
 PROCESSORS = MAX78000.geometry.num_processors
@@ -73,6 +73,21 @@ class LayerPlacement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BufferPlacement:
+    """Where the rolling buffer lies: as a tensor in HWC form, oldest pixel first.
+
+    Args:
+        processors: 64-bit map; one bit per channel of a pass.
+        offset: byte offset in every data memory instance.
+        source: place in the network file.
+    """
+
+    processors: int
+    offset: int
+    source: Source | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """Placement of every layer of a network.
 
@@ -81,12 +96,14 @@ class Placement:
         fifo: the input arrives through the FIFO.
         fast_fifo: it arrives through the RISC-V's fast FIFO.
         quad: every quadrant gets a copy of the input and computes every fourth output of layer 0.
+        buffer: where the rolling buffer lies, None for a network without.
     """
 
     layers: tuple[LayerPlacement, ...]
     fifo: bool = False
     fast_fifo: bool = False
     quad: bool = False
+    buffer: BufferPlacement | None = None
 
     @property
     def reads_fifo(self) -> bool:
@@ -125,6 +142,7 @@ class PlacementOptions:
         quad: let all quadrants work on layer 0.
         output_map: output processors of the final layer.
         output_map_source: place of that key.
+        buffer: where the file puts the rolling buffer.
         ignore_streaming: treat every layer as not streaming.
     """
 
@@ -133,6 +151,7 @@ class PlacementOptions:
     quad: bool = False
     output_map: int | None = None
     output_map_source: Source | None = None
+    buffer: BufferPlacement | None = None
     ignore_streaming: bool = False
 
 
@@ -214,18 +233,19 @@ def place_network(
     """
     diagnostics = Diagnostics()
     for layer, hint in zip(network.layers, hints, strict=True):
-        if hint.processors is None:
+        if hint.processors is None and not (options.buffer and layer.inputs == (BUFFER_INPUT,)):
             diagnostics.add(_missing_processors(layer, hint, device))
     diagnostics.raise_if_errors()
-    processors = tuple(hint.processors or 0 for hint in hints)
+    of_buffer = options.buffer.processors if options.buffer else 0
+    processors = tuple(of_buffer if hint.processors is None else hint.processors for hint in hints)
     placed: list[LayerPlacement] = []
     for layer, hint in zip(network.layers, hints, strict=True):
         placed.append(
             LayerPlacement(
                 processors=processors[layer.index],
                 output_processors=_output_processors(network, layer, hint, processors, options),
-                in_offset=_in_offset(layer, hint, placed),
-                out_offset=hint.out_offset or 0,
+                in_offset=_in_offset(network, layer, hint, placed, options.buffer),
+                out_offset=_out_offset(network, layer, hint, options.buffer),
                 write_gap=hint.write_gap or 0,
                 data_format=DataFormat(hint.data_format) if hint.data_format else DataFormat.HWC,
                 streaming=bool(hint.streaming) and not options.ignore_streaming,
@@ -235,7 +255,9 @@ def place_network(
             )
         )
     fifo = options.fifo or (not options.fast_fifo and any(layer.streaming for layer in placed))
-    return Placement(layers=tuple(placed), fifo=fifo, fast_fifo=options.fast_fifo, quad=options.quad)
+    return Placement(
+        layers=tuple(placed), fifo=fifo, fast_fifo=options.fast_fifo, quad=options.quad, buffer=options.buffer
+    )
 
 
 def _missing_processors(layer: Layer, hint: PlacementHint, device: Max7800x) -> Diagnostic:
@@ -258,14 +280,41 @@ def _passes(passes: int) -> str:
     return "1 pass" if passes == 1 else f"{passes} passes"
 
 
-def _in_offset(layer: Layer, hint: PlacementHint, placed: Sequence[LayerPlacement]) -> int:
+def buffer_offset(buffer: BufferPlacement, channels: int, pixel: int) -> int:
+    """Byte offset of a pixel of the rolling buffer, counted from the oldest one.
+
+    Args:
+        buffer: its place.
+        channels: channels of the buffer.
+        pixel: number of the pixel.
+    """
+    return buffer.offset + WORD_BYTES * channel_passes(channels)[0] * pixel
+
+
+def _out_offset(network: Network, layer: Layer, hint: PlacementHint, buffer: BufferPlacement | None) -> int:
+    """The file's offset; into the rolling buffer: its start, or the place of the newest pixels."""
+    if hint.out_offset is not None:
+        return hint.out_offset
+    if buffer is None or network.buffer is None or not (layer.buffer_shift or layer.buffer_insert):
+        return 0
+    first = network.buffer.num_pixels - layer.buffer_insert if layer.buffer_insert else 0
+    return buffer_offset(buffer, network.buffer.shape.channels, first)
+
+
+def _in_offset(
+    network: Network, layer: Layer, hint: PlacementHint, placed: Sequence[LayerPlacement], buffer: BufferPlacement | None
+) -> int:
     """Where the first operand was written; for a plain chain the previous layer's out_offset."""
     if hint.in_offset is not None:
         return hint.in_offset
     first = layer.inputs[0]
+    if first == BUFFER_INPUT:
+        return buffer_offset(buffer, layer.operand_shape.channels, layer.buffer_shift) if buffer else 0
     if first != NETWORK_INPUT:
         return placed[first].out_offset
-    return placed[0].in_offset if placed else 0
+    # The input is loaded once: where its first reader expects it.
+    readers = [index for index in network.consumers(NETWORK_INPUT) if index < layer.index]
+    return placed[readers[0]].in_offset if readers else 0
 
 
 def _output_processors(
@@ -273,6 +322,8 @@ def _output_processors(
 ) -> int:
     if hint.output_processors is not None:
         return hint.output_processors
+    if options.buffer is not None and (layer.buffer_shift or layer.buffer_insert):
+        return options.buffer.processors
     is_last = layer.index == len(network.layers) - 1
     if is_last and options.output_map is not None:
         return options.output_map

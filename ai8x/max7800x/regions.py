@@ -17,9 +17,18 @@ from numpy.typing import NDArray
 
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
-from ai8x.max7800x.placement import LANES, WORD_BYTES, DataFormat, highest_bit, instances_of, set_bits
+from ai8x.max7800x.placement import (
+    LANES,
+    WORD_BYTES,
+    BufferPlacement,
+    DataFormat,
+    channel_passes,
+    highest_bit,
+    instances_of,
+    set_bits,
+)
 from ai8x.max7800x.streaming import StreamSettings, stream_settings
-from ai8x.network.ir import NETWORK_INPUT, Network
+from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, Network, RollingBuffer
 
 WordSet = NDArray[np.bool_]
 """Data memory words, shape (instances, words)."""
@@ -81,7 +90,7 @@ class DataRegion:
     """Data memory that holds one tensor, for the memory map of the report.
 
     Args:
-        layer: layer that writes it, or `NETWORK_INPUT`.
+        layer: layer that writes it, `NETWORK_INPUT`, or `BUFFER_INPUT` for the rolling buffer.
         first_use: layer at whose start it begins to be filled (0 for the input).
         last_use: last layer that reads it; the number of layers for an output of the network.
         instances: data memory instances, 0 to 15 through the chip.
@@ -141,6 +150,19 @@ def write_layout(layer: HardwareLayer) -> ChannelLayout:
     )
 
 
+def buffer_layout(buffer: RollingBuffer, place: BufferPlacement) -> ChannelLayout:
+    """Where the rolling buffer lies, oldest pixel first.
+
+    Source:
+        spec/max78000-cnn.md sections 5.1 and 7.1.
+    """
+    passes, share = channel_passes(buffer.shape.channels)
+    channels = np.arange(buffer.shape.channels)
+    processors = np.array(set_bits(place.processors))[channels % share]
+    words = place.offset // WORD_BYTES + channels // share
+    return ChannelLayout(processors=processors, words=words, step=passes, num_words=buffer.num_pixels)
+
+
 def written_words(layer: HardwareLayer, device: Max7800x) -> WordSet:
     """Every word that a layer writes: unused lanes, garbage rows and surplus pixels included.
 
@@ -190,16 +212,22 @@ def read_links(network: Network, layers: Sequence[HardwareLayer]) -> tuple[ReadL
     return tuple(links)
 
 
-def data_regions(network: Network, layers: Sequence[HardwareLayer], device: Max7800x) -> tuple[DataRegion, ...]:
-    """The memory map: input, every layer's output, and stream buffers instead of streamed tensors.
+def data_regions(
+    network: Network, layers: Sequence[HardwareLayer], device: Max7800x, buffer: BufferPlacement | None = None
+) -> tuple[DataRegion, ...]:
+    """The memory map: input, rolling buffer, every layer's output, and stream buffers instead of streamed tensors.
 
     Args:
         network: what is computed.
         layers: its layers in hardware form; the placement has passed `constraints.check_network`.
         device: the chip.
+        buffer: where the rolling buffer lies.
     """
     settings = stream_settings(layers, device)
     regions: list[DataRegion] = []
+    if network.buffer is not None and buffer is not None:
+        words = words_of(buffer_layout(network.buffer, buffer), device)
+        regions.append(_region(BUFFER_INPUT, 0, len(layers), words))
     readers = network.consumers(NETWORK_INPUT)
     if readers and not layers[readers[0]].streaming:
         words = empty_words(device)
@@ -209,7 +237,8 @@ def data_regions(network: Network, layers: Sequence[HardwareLayer], device: Max7
     for layer in layers:
         if layer.streaming:
             regions.append(stream_buffer(layer, settings, layers))
-        if not is_streamed_output(layer, layers):
+        in_buffer = layer.layer.buffer_shift or layer.layer.buffer_insert
+        if not is_streamed_output(layer, layers) and not in_buffer:
             last = (
                 len(layers)
                 if layer.index in network.outputs

@@ -334,10 +334,21 @@ def _check_writes(view: LayerView, config: LayerConfig, *, unbounded: bool) -> N
         if (
             instance in config.instances
             and not config.geometry.streaming
+            and not _copies_downwards(config)
             and np.any((words >= reads.start) & (words < reads.stop))
         ):
             address = _GEOMETRY.data_address(instance, int(words[(words >= reads.start) & (words < reads.stop)].min()))
             raise view.fault("WPTR_BASE", f"the layer writes over its own input at {address:#010x}")
+
+
+def _copies_downwards(config: LayerConfig) -> bool:
+    """Whether a layer copies word for word to lower addresses: every word is read before it is overwritten."""
+    g = config.geometry
+    plain = g.kind == "pass" and g.operands == 1 and g.pool_height * g.pool_width * g.stride == 1
+    return plain and all(
+        block.step == g.passes and block.word - block.first_row // len(config.processors) <= config.read_word
+        for block in config.blocks
+    )
 
 
 def _check_reads(view: LayerView, config: LayerConfig) -> None:

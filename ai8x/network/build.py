@@ -18,8 +18,19 @@ from numpy.typing import NDArray
 from ai8x.arithmetic import INT8, weight_type
 from ai8x.errors import Diagnostic, Diagnostics, UserError
 from ai8x.network.connections import Connections, operand_shape
-from ai8x.network.ir import NETWORK_INPUT, Activation, ConvSpec, Layer, Network, Op, TensorShape
+from ai8x.network.ir import (
+    BUFFER_INPUT,
+    NETWORK_INPUT,
+    Activation,
+    ConvSpec,
+    Layer,
+    Network,
+    Op,
+    RollingBuffer,
+    TensorShape,
+)
 from ai8x.network.operators import Geometry, entry_op, entry_subject, operator_geometry, problem
+from ai8x.network.rolling import check_buffer_keys, check_inserted
 from ai8x.network.weights import LayerParameters, correlation_kernel, hardware_bias
 from ai8x.network.yaml_file import LayerEntry, NetworkFile
 from ai8x.network.yaml_values import C_KEYWORDS
@@ -96,12 +107,12 @@ def _check_file(file: NetworkFile, checkpoint_arch: str | None, diagnostics: Dia
             code="E0550", message=f"the checkpoint is of architecture '{checkpoint_arch}'",
             source=file.sources.get("arch"), found=file.arch, allowed=f"arch: {checkpoint_arch}",
             help=f"use the checkpoint of {file.arch}, or write arch: {checkpoint_arch}"))
-    unavailable = {"data_buffer": file.data_buffer, "weights": file.weights, "bias": file.bias}
+    unavailable = {"weights": file.weights, "bias": file.bias}
     for key, value in unavailable.items():
         if value is not None:
             diagnostics.add(Diagnostic(
                 code="E0240", message=f"{key} is not available in this version", source=file.sources.get(key),
-                allowed="no such key", help="remove the key" if key == "data_buffer" else "give a checkpoint instead"))
+                allowed="no such key", help="give a checkpoint instead"))
 
 
 def _pair_parameters(

@@ -20,7 +20,18 @@ from numpy.typing import NDArray
 
 from ai8x import arithmetic
 from ai8x.arithmetic import BIAS_SHIFT, INT8
-from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, Activation, ConvSpec, Eltwise, Layer, Network, Op, Pool, PoolSpec
+from ai8x.network.ir import (
+    BUFFER_INPUT,
+    NETWORK_INPUT,
+    Activation,
+    ConvSpec,
+    Eltwise,
+    Layer,
+    Network,
+    Op,
+    Pool,
+    PoolSpec,
+)
 
 IntArray = NDArray[Any]
 

@@ -243,6 +243,11 @@ def _to_network_file(root: Node, path: str) -> NetworkFile:
     if len(buffers) > 1:
         diagnostics.add(subject.finding("E0205", "data_buffer has more than one entry", buffers[1].source,
                                         found=f"{len(buffers)} entries", allowed="one", help="remove the others"))
+    for entry in layers:
+        if buffers and entry.name == buffers[0].name:
+            diagnostics.add(subject.finding("E0211", f"the name '{entry.name}' is used twice", entry.place("name"),
+                                            found=entry.name, allowed="another name than the buffer's",
+                                            help=f"write name: {entry.name}_{entry.position}"))
     diagnostics.raise_if_errors()
     return NetworkFile(path=path, layers=layers, unload=unload, data_buffer=buffers[0] if buffers else None,
                        sources=keys.sources, warnings=diagnostics.items, **keys.values)

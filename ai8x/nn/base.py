@@ -89,6 +89,9 @@ class QuantizationAwareModule(nn.Module):
         output_scale: scale of a wide output.
     """
 
+    activation_threshold: nn.Parameter
+    final_scale: nn.Parameter
+
     def __init__(self, operation: Operation | None, *, quantization: QuantizationArguments, bn: nn.Module | None = None,
                  pool: PoolArguments | None = None, activation: ActivationKind = ActivationKind.NONE,
                  wide: bool = False) -> None:
@@ -347,7 +350,8 @@ class QuantizationAwareModule(nn.Module):
         limited = sums.clamp(-(2**29), 2**29 - 1)
         if self.output_scale is OutputScale.DEVICE:
             return limited
-        return limited * AF.power_of_two(shift - (self._bits - 1) - BIAS_SHIFT, limited)
+        # The second generation stores the shift less its threshold; sums were made with the shift of the parameters.
+        return limited * AF.power_of_two(shift + self._threshold - (self._bits - 1) - BIAS_SHIFT, limited)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizationAwareModule]:

@@ -9,19 +9,23 @@ Source: spec/ai8x-training.md section 6.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from ai8x.arithmetic import WEIGHT_BITS
 from ai8x.errors import Diagnostic, Diagnostics, Source, UserError, user_error
-from ai8x.nn.base import ElementwiseModule, Mode, quantized_layers
+from ai8x.nn.arguments import Scheme
+from ai8x.nn.base import ElementwiseModule, Mode, quantized_layers, use_scheme
 from ai8x.nn.fold import fold_batchnorm
+from ai8x.nn.statistics import DEFAULT_Z_SCORE
+from ai8x.nn.thresholds import calibrate_activations
+from ai8x.nn.wrappers import unwrap_model as unwrap_model
 
 MAX_POLICY_BYTES = 1 << 20
 
@@ -43,14 +47,17 @@ class QatPolicy:
         weight_bits: 1, 2, 4 or 8 for weights and biases of all layers.
         shift_quantile: quantile of the magnitudes that the output shift must represent, above 0 up to 1.
         overrides: layer path -> what it does differently.
-        outlier_removal_z_score: key of the vendor's second generation; read, but without effect, since our scheme
-            takes no statistics of activations.
+        scheme: generation; the second measures activations at the switch and needs float training without clamps
+            (`prepare_training`).
+        outlier_removal_z_score: of the second generation: activations farther from their mean, in standard
+            deviations, do not count; None takes 8.
     """
 
     start_epoch: int
     weight_bits: int = 8
     shift_quantile: float = 1.0
     overrides: Mapping[str, LayerOverride] = field(default_factory=dict)
+    scheme: Scheme = Scheme.V1
     outlier_removal_z_score: float | None = None
 
     def for_layer(self, name: str) -> LayerOverride:
@@ -67,8 +74,10 @@ _CHECKS: Mapping[str, _Check] = {
     "start_epoch": (lambda v: type(v) is int and v >= 0, "a whole number, 0 or more"),
     "weight_bits": (lambda v: type(v) is int and v in WEIGHT_BITS, "1, 2, 4 or 8"),
     "shift_quantile": (lambda v: type(v) in (int, float) and 0 < v <= 1, "a number above 0, up to 1"),
+    "scheme": (lambda v: v in [scheme.value for scheme in Scheme], "v1 or v2"),
     "outlier_removal_z_score": (lambda v: type(v) in (int, float) and v > 0, "a number above 0"),
 }
+_EXAMPLES: Mapping[str, str] = {"start_epoch": "10", "weight_bits": "8", "scheme": "v1"}
 _OVERRIDE_KEYS = ("weight_bits", "shift_quantile")
 _REQUIRED_KEYS = ("start_epoch", "weight_bits")
 
@@ -124,7 +133,7 @@ class _PolicyReader:
             return value
         found = str(node.value)[:60] if isinstance(node, yaml.ScalarNode) else "a list or mapping"
         self.report("E0655", f"{key} has no usable value", node, found=found, allowed=allowed,
-                    help=f"write {key}: {'10' if key == 'start_epoch' else '8' if key == 'weight_bits' else '1.0'}")
+                    help=f"write {key}: {_EXAMPLES.get(key, '1.0')}")
         return None
 
     def overrides(self, node: yaml.Node) -> dict[str, LayerOverride]:
@@ -145,7 +154,7 @@ class _PolicyReader:
                 self.report("E0656", f"key '{key}' is missing", node, allowed=_CHECKS[key][1],
                             help=f"add {key}: {8 if key == 'weight_bits' else 10}")
         self.findings.raise_if_errors()
-        return QatPolicy(**values)
+        return QatPolicy(**{**values, "scheme": Scheme(values.get("scheme", "v1"))})
 
 
 def read_policy(path: str | Path) -> QatPolicy:
@@ -179,17 +188,6 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def unwrap_model(model: nn.Module) -> nn.Module:
-    """The model inside a compiled wrapper and a distributed or data parallel wrapper."""
-    inner = getattr(model, "_orig_mod", model)
-    if isinstance(inner, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        inner = inner.module
-    unwrapped = getattr(inner, "_orig_mod", inner)
-    if not isinstance(unwrapped, nn.Module):
-        raise TypeError(f"a wrapper of {type(unwrapped).__name__} instead of a module")
-    return unwrapped
-
-
 def check_policy(model: nn.Module, policy: QatPolicy) -> None:
     """Refuse overrides of layers that the model does not have; worth calling before a long training.
 
@@ -210,24 +208,40 @@ def check_policy(model: nn.Module, policy: QatPolicy) -> None:
         raise UserError(findings)
 
 
-def switch_to_qat(model: nn.Module, policy: QatPolicy) -> tuple[str, ...]:
+def prepare_training(model: nn.Module, policy: QatPolicy) -> None:
+    """Let float training follow the generation of the policy; call it before the first epoch."""
+    use_scheme(unwrap_model(model), policy.scheme)
+
+
+def switch_to_qat(model: nn.Module, policy: QatPolicy, batches: Iterable[Tensor] | None = None) -> tuple[str, ...]:
     """Fold BatchNorm and quantise every layer from now on; nothing is changed if the policy does not fit.
 
     Works on the model inside compiled and parallel wrappers. Parameters stay the same objects; those of BatchNorm
     are gone, so call `update_optimizer` with the names from before.
+
+    Args:
+        model: in float mode.
+        policy: widths and generation.
+        batches: inputs of the whole training data, from which the second generation takes its statistics. A model
+            that was trained with the clamps of the first generation is measured with them.
 
     Returns:
         Paths of the layers whose BatchNorm was folded.
 
     Raises:
         UserError: E0657 for overrides of unknown layers.
+        ValueError: the second generation without batches.
 
     Source:
-        spec/ai8x-training.md section 6, steps 1, 2 and 5.
+        spec/ai8x-training.md section 6, steps 1, 2 and 5; section 7.
     """
     inner = unwrap_model(model)
     check_policy(inner, policy)
+    if policy.scheme is Scheme.V2 and batches is None:
+        raise ValueError("the second generation takes statistics: batches of training data are needed")
     folded = fold_batchnorm(inner)
+    if policy.scheme is Scheme.V2 and batches is not None:
+        calibrate_activations(inner, batches, z_score=policy.outlier_removal_z_score or DEFAULT_Z_SCORE)
     for name, layer in quantized_layers(inner).items():
         chosen = policy.for_layer(name)
         layer.set_quantization(weight_bits=chosen.weight_bits or policy.weight_bits,

@@ -6,7 +6,7 @@ Source: issue 4 ("EMA").
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,14 @@ class WeightAverage:
             else:
                 mean.copy_(current[name])
 
-    def switch(self, policy: QatPolicy) -> None:
-        """Quantise the average as the model is quantised."""
-        switch_to_qat(self.model, policy)
+    def switch(self, policy: QatPolicy, batches: Iterable[Tensor]) -> None:
+        """Quantise the average as the model is quantised.
+
+        Args:
+            policy: widths and generation.
+            batches: training data, from which the second generation takes its statistics.
+        """
+        switch_to_qat(self.model, policy, batches)
 
     def follow(self, model: nn.Module) -> None:
         """Start anew from a model whose layers have changed."""

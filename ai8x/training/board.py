@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.utils.tensorboard import SummaryWriter
 
 _CELL = 36
@@ -58,6 +58,16 @@ class Board:
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     self._writer.add_histogram(f"Parameters/{name}", parameter.detach().cpu(), epoch)
+
+    def embedding(self, points: Tensor, labels: list[str]) -> None:
+        """Points for the projector, (N, numbers), each with a label."""
+        if self._writer is not None:
+            self._writer.add_embedding(points, labels)
+
+    def precision_recall(self, label: str, truth: Tensor, chance: Tensor) -> None:
+        """The precision-recall curve of a class: whether each sample belongs to it, and how sure the model is."""
+        if self._writer is not None:
+            self._writer.add_pr_curve(f"PR/{label}", truth, chance)
 
     def close(self) -> None:
         """Write what is still in memory."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ai8x.checkpoint import Checkpoint, arrays_from_tensors, plain_value, read_checkpoint, write_checkpoint
 from ai8x.errors import Source, user_error
+from ai8x.nn.arguments import Scheme
 from ai8x.nn.qat import LayerOverride, QatPolicy
 from ai8x.training.config import convert_value, field_types
 from ai8x.training.data import Stream, stream_seed
@@ -127,12 +128,13 @@ class TrainingCheckpoint:
         if self.policy is None:
             return None
         overrides = {name: LayerOverride(**entry) for name, entry in self.policy["overrides"].items()}
-        return QatPolicy(**{**self.policy, "overrides": overrides})
+        scheme = Scheme(self.policy.get("scheme", Scheme.V1.value))
+        return QatPolicy(**{**self.policy, "overrides": overrides, "scheme": scheme})
 
 
 def describe_policy(policy: QatPolicy | None) -> dict[str, Any] | None:
     """A policy as plain values."""
-    return None if policy is None else dict(asdict(policy))
+    return None if policy is None else {**asdict(policy), "scheme": policy.scheme.value}
 
 
 def checked_settings(config: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,14 @@ from ai8x.files import atomic_write
 from ai8x.nn.base import Mode
 from ai8x.nn.functional import Q7_ONE
 from ai8x.nn.loading import load_state
-from ai8x.training.checkpoints import checked_settings
+from ai8x.training.checkpoints import PRUNED_KEY, checked_settings
 from ai8x.training.config import TrainConfig, resolve_config
 from ai8x.training.data import BatchPlan, DataSpec, LoaderArguments, Parts, Samples
-from ai8x.training.loop import Objective, create_objective, evaluate
+from ai8x.training.loop import evaluate
 from ai8x.training.metrics import Evaluation, format_confusion
+from ai8x.training.objectives import Objective, create_objective
 from ai8x.training.progress import Reporter
+from ai8x.training.pruning import fit_layers
 from ai8x.training.registry import ModelSpec, create_model, discover, find_dataset, find_model
 
 
@@ -44,12 +47,14 @@ class EvaluationRequest:
         settings: given by the user; they win over those in the file.
         integer: the user asked for integer numerics (``-8``), so anything but a quantised file is refused.
         sample_index: test item to write as a sample, or None.
+        slice_sample: keep only the first three channels of the sample.
     """
 
     file: Path
     settings: Mapping[str, Any]
     integer: bool = False
     sample_index: int | None = None
+    slice_sample: bool = False
 
 
 def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -67,6 +72,8 @@ def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = 
     data = find_dataset(catalogue, config.dataset)
     device = choose_device(config)
     model = create_matching_model(find_model(catalogue, config.arch), data, config, checkpoint)
+    if checkpoint.extras.get(PRUNED_KEY):
+        fit_layers(model, checkpoint.tensors())
     mode = load_state(model, checkpoint.tensors()).mode
     model.to(device)
     if request.integer and mode is not Mode.INTEGER:
@@ -77,14 +84,14 @@ def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = 
         reporter.line("the checkpoint is quantised: evaluating with integers, as with -8")
     parts = load_parts(data, config, integer=mode is Mode.INTEGER)
     reporter.line(f"--- test ---------------------  {mode.value}, {len(parts.test)} samples")
-    result = evaluate(model, parts.test, create_objective(data, device))
+    result = evaluate(model, parts.test, create_objective(data, config, model, device))
     reporter.line(result.summary())
-    if config.confusion:
+    if config.confusion and result.is_picture_worthy:
         reporter.line("==> Confusion:\n" + format_confusion(result.confusion, data.labels))
     figures = {"status": "evaluated", "checkpoint": str(request.file), "arch": config.arch, "dataset": config.dataset,
                "mode": mode.value, **describe(result)}
     if request.sample_index is not None:
-        figures["sample"] = str(_save_sample(parts.test, request.sample_index, data, mode))
+        figures["sample"] = str(_save_sample(parts.test, request, data, mode))
     return figures
 
 
@@ -117,12 +124,15 @@ def _layers_with_bias(names: Iterable[str]) -> set[str]:
 
 def describe(result: Evaluation) -> dict[str, Any]:
     """Figures as plain values."""
-    return {"top1": round(result.top1, 4), "top5": round(result.top5, 4), "loss": result.loss, "count": result.count}
+    digits = {name: round(value, 4 if name != "mse" else 8) for name, value in result.figures.items()}
+    return {**digits, "loss": result.loss, "count": result.count}
 
 
 def choose_device(config: TrainConfig) -> torch.device:
     """A GPU where there is one, unless ``--cpu``."""
-    return torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+    if config.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", config.gpus or 0)))
 
 
 def load_parts(data: DataSpec, config: TrainConfig, *, integer: bool) -> Parts:
@@ -135,7 +145,7 @@ def load_parts(data: DataSpec, config: TrainConfig, *, integer: bool) -> Parts:
     """
     return data.loader(LoaderArguments(
         act_mode_8bit=integer, truncate_testset=config.truncate_testset, folder=Path(config.data),
-        download=config.download, validation_split=config.validation_split, workers=config.workers))
+        download=config.download, validation_split=config.validation_split, workers=config.workers, out_fold_ratio=config.out_fold_ratio))
 
 
 def evaluate_state(model: nn.Module, state: Mapping[str, Tensor], samples: Samples, objective: Objective
@@ -148,6 +158,7 @@ def evaluate_state(model: nn.Module, state: Mapping[str, Tensor], samples: Sampl
         samples: with integer inputs exactly for a quantised state.
         objective: the loss.
     """
+    fit_layers(model, state)
     load_state(model, state)
     return evaluate(model.to(objective.device), samples, objective)
 
@@ -165,9 +176,11 @@ def item_at(samples: Samples, index: int) -> Tensor:
     return inputs[index]
 
 
-def _save_sample(samples: Samples, index: int, data: DataSpec, mode: Mode) -> Path:
+def _save_sample(samples: Samples, request: EvaluationRequest, data: DataSpec, mode: Mode) -> Path:
     """Write a test item as int64 numbers within the int8 range, as ai8x-training does."""
-    item = item_at(samples, index)
+    item = item_at(samples, request.sample_index or 0)
+    if request.slice_sample:
+        item = item[:3]
     steps = item if mode is Mode.INTEGER else item * Q7_ONE
     buffer = io.BytesIO()
     np.save(buffer, steps.round().clamp(INT8.min, INT8.max).numpy().astype(np.int64))

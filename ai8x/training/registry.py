@@ -13,6 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,11 +25,14 @@ from ai8x.errors import Diagnostic, Source, UserError, user_error
 from ai8x.files import bundled_root
 from ai8x.nn.base import OutputScale, set_output_scale
 from ai8x.training.config import TrainConfig
-from ai8x.training.data import DatasetSamples, DataSpec, LoaderArguments, Parts, validation_indices
+from ai8x.training.data import DatasetSamples, DataSpec, LoaderArguments, Parts, TaskKind, validation_indices
 from ai8x.training.digits import DIGITS
 from ai8x.training.torchvision_sets import TORCHVISION_SETS
 
 _LISTS = {"model": "--list-models", "data set": "--list-datasets"}
+
+_EMBEDDING_DIM = 3
+"""``dim`` of models that make embeddings; they take images."""
 
 BUNDLED_ROOT = bundled_root()
 """The folder that holds `models` and `policies`: the repository, or where pip installed them."""
@@ -44,6 +48,9 @@ class ModelSpec:
         dim: 1 for sequences, 2 for images.
         factory: makes the model from keyword arguments.
         origin: the file it was found in.
+        input_shape: usual input, (C, H, W) or (C, L); () where the file does not say.
+        num_classes: usual number of outputs; 0 where the file does not say.
+        detects: finds objects; its factory takes ``device``.
     """
 
     name: str
@@ -51,6 +58,9 @@ class ModelSpec:
     dim: int
     factory: Callable[..., nn.Module]
     origin: str
+    input_shape: tuple[int, ...] = ()
+    num_classes: int = 0
+    detects: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +129,26 @@ def create_model(spec: ModelSpec, data: DataSpec, config: TrainConfig) -> nn.Mod
     """
     shape = data.input_shape
     dim = len(shape) - 1
-    if spec.dim != dim:
+    if spec.dim not in (dim, _EMBEDDING_DIM):
         raise user_error("E0605", f"model '{spec.name}' takes {spec.dim}-D data, data set '{data.name}' is {dim}-D",
                          found=f"input shape {shape}", allowed=f"{spec.dim + 1} numbers",
                          help="choose a model for this data with --model NAME (--list-models shows all)")
-    dimensions = (shape[1], 1) if dim == 1 else (shape[1], shape[2])
-    arguments: dict[str, Any] = {
-        "pretrained": False, "num_classes": data.num_classes, "num_channels": shape[0], "dimensions": dimensions,
-        "bias": config.use_bias, "weight_bits": None, "bias_bits": None, "quantize_activation": False,
-    }
+    arguments: dict[str, Any] = {"bias": config.use_bias}
     if dim == 2 and shape[2] < spec.min_input:
         arguments["padding"] = (spec.min_input - shape[2] + 1) // 2
+    if data.kind is TaskKind.DETECTION:
+        arguments["device"] = "cpu"
+    return build_model(spec, shape, data.num_classes, config, **arguments)
+
+
+def build_model(spec: ModelSpec, shape: tuple[int, ...], num_classes: int, config: TrainConfig, **further: Any
+                ) -> nn.Module:
+    """A model in float mode for an input shape; ``further`` goes to its factory."""
+    dimensions = (shape[1], 1) if len(shape) == 2 else (shape[1], shape[2])
+    arguments: dict[str, Any] = {
+        "pretrained": False, "num_classes": num_classes, "num_channels": shape[0], "dimensions": dimensions,
+        "weight_bits": None, "bias_bits": None, "quantize_activation": False, **further,
+    }
     set_device(config.device, simulate=False, round_avg=config.avg_pool_rounding)
     try:
         model = spec.factory(**arguments)
@@ -202,30 +221,41 @@ def _model_specs(module: ModuleType, problems: list[Diagnostic]) -> Iterable[Mod
             problems.append(_bad_entry(module, "models", entry["name"], "the name of a function in the same file"))
             continue
         yield ModelSpec(name=entry["name"].lower(), min_input=int(entry.get("min_input", 1)),
-                        dim=int(entry.get("dim", 2)), factory=factory, origin=str(module.__file__))
+                        dim=int(entry.get("dim", 2)), factory=factory, origin=str(module.__file__),
+                        input_shape=tuple(entry.get("input", ())), num_classes=int(entry.get("num_classes", 0)),
+                        detects=bool(entry.get("detection", False)))
 
 
 def _data_specs(module: ModuleType, problems: list[Diagnostic]) -> Iterable[DataSpec]:
     for entry in _entries(module, "datasets", problems):
         missing = [key for key in ("input", "output", "loader") if key not in entry]
-        unsupported = [key for key in ("regression", "collate") if entry.get(key)]
-        if missing or unsupported or len(entry["output"]) < 2:
-            found = f"{entry['name']}: missing {missing}, not supported {unsupported}"
-            problems.append(_bad_entry(module, "datasets", found, "a classification set with input, output and loader"))
+        if missing or not len(entry["output"]):
+            found = f"{entry['name']}: missing {missing or 'names in output'}"
+            problems.append(_bad_entry(module, "datasets", found, "entries input, output and loader"))
             continue
-        yield DataSpec(name=entry["name"], input_shape=tuple(entry["input"]),
+        kind = _kind_of(entry)
+        yield DataSpec(name=entry["name"], input_shape=tuple(entry["input"]), kind=kind,
                        labels=tuple(str(label) for label in entry["output"]),
-                       loader=_PluginLoader(entry["name"], entry["loader"]),
+                       loader=PluginLoader(entry["name"], entry["loader"], kind, entry.get("collate")),
                        class_weights=tuple(entry["weight"]) if entry.get("weight") is not None else None,
                        origin=str(module.__file__))
 
 
+def _kind_of(entry: Mapping[str, Any]) -> TaskKind:
+    """What a set teaches: values if it says so or has one output, objects if it brings a collate function."""
+    if entry.get("regression") or len(entry["output"]) == 1:
+        return TaskKind.REGRESSION
+    return TaskKind.DETECTION if entry.get("collate") else TaskKind.CLASSIFICATION
+
+
 @dataclass(frozen=True, slots=True)
-class _PluginLoader:
-    """Calls a plug-in's loader function and divides its training data."""
+class PluginLoader:
+    """Calls a loader function in the conventions of ai8x-training and divides its training data."""
 
     name: str
     function: Callable[..., tuple[Any, Any]]
+    kind: TaskKind = TaskKind.CLASSIFICATION
+    collate: Callable[[list[Any]], Any] | None = None
 
     def __call__(self, args: LoaderArguments) -> Parts:
         train, test = self.function((str(args.folder), args), load_train=True, load_test=True)
@@ -233,7 +263,8 @@ class _PluginLoader:
             raise user_error("E0608", f"the loader of data set '{self.name}' gave no data",
                              found=f"train {train!r:.40}, test {test!r:.40}", allowed="two torch data sets")
         test_indices = range(1 if args.truncate_testset else len(test))
-        test_part = DatasetSamples(dataset=test, indices=test_indices, workers=args.workers)
+        part = partial(DatasetSamples, workers=args.workers, kind=self.kind, collate=self.collate)
+        test_part = part(dataset=test, indices=test_indices)
         fixed = getattr(train, "valid_indices", None)
         if fixed is not None:
             chosen = {int(i) for i in fixed}
@@ -241,10 +272,10 @@ class _PluginLoader:
             train_numbers = [i for i in range(len(train)) if i not in chosen]
         else:
             train_numbers, validation_numbers = validation_indices(len(train), args.validation_split)
-        train_part = DatasetSamples(dataset=train, indices=train_numbers, workers=args.workers)
+        train_part = part(dataset=train, indices=train_numbers)
         if not validation_numbers:
             return Parts(train=train_part, validation=test_part, test=test_part)
-        validation_part = DatasetSamples(dataset=train, indices=validation_numbers, workers=args.workers)
+        validation_part = part(dataset=train, indices=validation_numbers)
         return Parts(train=train_part, validation=validation_part, test=test_part)
 
 

@@ -124,6 +124,21 @@ def create_run_folder(config: TrainConfig) -> RunFolder:
                          found=error.strerror or str(error), help="choose another place with --out-dir DIR") from error
 
 
+def copy_run(run: RunFolder, target: Path) -> Path:
+    """Copy a run folder into another folder (``--copy-output-folder``).
+
+    Raises:
+        UserError: E0618 where it cannot be written.
+    """
+    path = target / run.path.name
+    try:
+        shutil.copytree(run.path, path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(_LOCK_NAME))
+    except OSError as error:
+        raise user_error("E0618", "the run folder cannot be copied", source=Source(file=str(path)),
+                         found=str(error)[:200], help="choose another place with --copy-output-folder DIR") from error
+    return path
+
+
 def find_run(target: str | None, out_dir: str) -> tuple[RunFolder | None, Path]:
     """What ``--resume [RUN|FILE]`` means.
 

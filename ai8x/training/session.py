@@ -16,25 +16,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from rich.console import Console
+from torch import nn
 
 from ai8x.checkpoint import read_checkpoint
 from ai8x.errors import Diagnostic, Source, user_error
 from ai8x.nn.base import Mode
 from ai8x.nn.functional import Q7_ONE
 from ai8x.nn.loading import load_state
-from ai8x.nn.qat import QatPolicy, check_policy, read_policy
-from ai8x.quantization import quantize_state
+from ai8x.nn.qat import QatPolicy, check_policy, prepare_training, read_policy
 from ai8x.training.board import Board
-from ai8x.training.checkpoints import TrainingCheckpoint, seed_everything
+from ai8x.training.checkpoints import PRUNED_KEY, TrainingCheckpoint, seed_everything
 from ai8x.training.config import NO_POLICY, TrainConfig, resolve_config
-from ai8x.training.evaluation import choose_device, evaluate_state, item_at, load_parts
+from ai8x.training.data import DataSpec, Stream, stream_seed
+from ai8x.training.evaluation import choose_device, create_matching_model, item_at, load_parts
+from ai8x.training.finish import Finish, finish_run
 from ai8x.training.interrupt import StopRequest
-from ai8x.training.loop import create_objective
-from ai8x.training.metrics import Evaluation, format_confusion
+from ai8x.training.objectives import Distillation, DistillationObjective, Objective, create_objective
+from ai8x.training.processes import Processes, gather_batchnorm, join_processes
 from ai8x.training.progress import Reporter
-from ai8x.training.registry import ModelSpec, create_model, discover, find_dataset, find_model, resolve_bundled
-from ai8x.training.run import BEST, LAST, RunFolder, RunLock, create_run_folder, describe_environment, find_run
+from ai8x.training.pruning import fit_layers
+from ai8x.training.registry import (
+    Catalogue,
+    ModelSpec,
+    create_model,
+    discover,
+    find_dataset,
+    find_model,
+    resolve_bundled,
+)
+from ai8x.training.run import LAST, RunFolder, RunLock, copy_run, create_run_folder, describe_environment, find_run
 from ai8x.training.trainer import Output, Task, Trainer
 
 _QAT_SETTINGS = ("qat_start", "qat_policy")
@@ -49,12 +60,14 @@ class _Start:
         policy: None trains in float only.
         saved: checkpoint to go on from.
         weights: file with initial weights.
+        reset: take only the weights of the checkpoint, and count from epoch 0.
     """
 
     config: TrainConfig
     policy: QatPolicy | None
     saved: TrainingCheckpoint | None = None
     weights: Path | None = None
+    reset: bool = False
 
 
 def start_training(settings: Mapping[str, Any], *, weights: Path | None = None) -> dict[str, Any]:
@@ -72,16 +85,17 @@ def start_training(settings: Mapping[str, Any], *, weights: Path | None = None) 
     """
     config = resolve_config(settings)
     start = _Start(config=config, policy=resolve_policy(config), weights=weights)
-    return _run(start, _prepare(start), lambda: create_run_folder(config))
+    return _in_processes(start, lambda: create_run_folder(config))
 
 
-def resume_training(target: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def resume_training(target: str, settings: Mapping[str, Any], *, reset: bool = False) -> dict[str, Any]:
     """Go on with a run, exactly where it stopped.
 
     Args:
         target: run folder, its name, or a checkpoint; "" is the newest run. A checkpoint outside of a run folder
             starts a new one.
         settings: given now; they win over those of the run.
+        reset: start at epoch 0 with a new optimizer, in a new run folder (``--reset-optimizer``).
 
     Returns:
         As `start_training`.
@@ -98,8 +112,8 @@ def resume_training(target: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if saved.is_quantized and policy is None:
         raise user_error("E0623", "the checkpoint is quantised, so the run cannot go on in float",
                          source=Source(file=str(file)), help="leave --qat-policy out")
-    start = _Start(config=config, policy=policy, saved=saved)
-    return _run(start, _prepare(start), lambda: run or create_run_folder(config))
+    start = _Start(config=config, policy=policy, saved=saved, reset=reset)
+    return _in_processes(start, lambda: create_run_folder(config) if reset or run is None else run)
 
 
 def resolve_policy(config: TrainConfig) -> QatPolicy | None:
@@ -137,13 +151,23 @@ class _Prepared:
     trainer: Trainer
     spec: ModelSpec
     problems: tuple[Diagnostic, ...]
+    processes: Processes
 
 
-def _prepare(start: _Start) -> _Prepared:
+def _in_processes(start: _Start, open_folder: Callable[[], RunFolder]) -> dict[str, Any]:
+    """Run alone, or with the other processes that torchrun started."""
+    device = choose_device(start.config)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with join_processes(device) as processes:
+        prepared = _prepare(start, device, processes)
+        return _run(start, prepared, open_folder)
+
+
+def _prepare(start: _Start, device: torch.device, processes: Processes) -> _Prepared:
     config = start.config
     catalogue = discover(config.models_path, config.datasets_path)
     data, spec = find_dataset(catalogue, config.dataset), find_model(catalogue, config.arch)
-    device = choose_device(config)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -151,16 +175,55 @@ def _prepare(start: _Start) -> _Prepared:
     model = create_model(spec, data, config)
     if start.policy is not None:
         check_policy(model, start.policy)
+        prepare_training(model, start.policy)
     if start.weights is not None:
         _load_weights(model, start.weights)
+        if start.policy is not None:
+            prepare_training(model, start.policy)
     parts = load_parts(data, config, integer=False)
     sample = (item_at(parts.test, 0) * Q7_ONE).round().to(torch.int8)
-    objective = create_objective(data, device)
-    task = Task(config=config, policy=start.policy, data=data, parts=parts, objective=objective, sample=sample)
-    trainer = Trainer(task, model.to(device))
+    if processes.world > 1:
+        gather_batchnorm(model)
+    model.to(device)
+    objective = create_objective(data, config, model, device)
+    task = Task(config=config, policy=start.policy, data=data, parts=parts, objective=objective, sample=sample,
+                guided=_guided(objective, catalogue, data, config))
+    trainer = Trainer(task, model, processes)
     if start.saved is not None:
-        trainer.restore(start.saved)
-    return _Prepared(task=task, trainer=trainer, spec=spec, problems=catalogue.problems)
+        trainer.restore(start.saved, reset=start.reset)
+    if not processes.is_first:  # each process drops out other neurons
+        torch.manual_seed(stream_seed(config.seed, Stream.MODEL, processes.rank, trainer.epoch))
+    return _Prepared(task=task, trainer=trainer, spec=spec, problems=catalogue.problems, processes=processes)
+
+
+def _guided(objective: Objective, catalogue: Catalogue, data: DataSpec, config: TrainConfig) -> Objective | None:
+    """The objective with a teacher, where the configuration names one.
+
+    Raises:
+        UserError: E0635 for a teacher without weights, or settings that need a teacher.
+    """
+    if config.kd_teacher is None:
+        if config.kd_resume is not None or config.kd_relationbased:
+            raise user_error("E0635", "knowledge distillation needs a teacher", found="no --kd-teacher",
+                             help="add --kd-teacher NAME")
+        return None
+    if not config.kd_resume:
+        raise user_error("E0635", "the teacher has no weights", found=f"--kd-teacher {config.kd_teacher}",
+                         help="add --kd-resume FILE with a checkpoint of the teacher")
+    checkpoint = read_checkpoint(Path(config.kd_resume))
+    state = torch.random.get_rng_state()  # making the teacher must not change the student's random numbers
+    teacher = create_matching_model(find_model(catalogue, config.kd_teacher), data, config, checkpoint)
+    torch.random.set_rng_state(state)
+    if checkpoint.extras.get(PRUNED_KEY):
+        fit_layers(teacher, checkpoint.tensors())
+    if load_state(teacher, checkpoint.tensors()).mode is Mode.INTEGER:
+        raise user_error("E0635", "the teacher is quantised to integers", source=Source(file=config.kd_resume),
+                         found="a file of quantize.py", allowed="a checkpoint of training",
+                         help="give the file from before quantize.py")
+    teacher.to(objective.device).eval().requires_grad_(False)
+    part = Distillation(teacher=teacher, temperature=config.kd_temperature, distill_weight=config.kd_distill_wt,
+                        student_weight=config.kd_student_wt, relation_based=config.kd_relationbased)
+    return DistillationObjective(inner=objective, distillation=part)
 
 
 def _load_weights(model: nn.Module, file: Path) -> None:
@@ -177,24 +240,43 @@ def _load_weights(model: nn.Module, file: Path) -> None:
 
 
 def _run(start: _Start, prepared: _Prepared, open_folder: Callable[[], RunFolder]) -> dict[str, Any]:
-    task, config = prepared.task, start.config
-    run = open_folder()
-    with RunLock(run), Reporter(run.log) as reporter, StopRequest() as stop, contextlib.ExitStack() as stack:
-        run.write_description(config, describe_environment(str(task.objective.device)))
-        for problem in prepared.problems:
-            reporter.line(problem.format())
-        first = start.saved.epoch + 1 if start.saved is not None else 0
-        board = Board(run.tensorboard if config.tensorboard else None, first_step=first)
-        stack.callback(board.close)
-        _introduce(start, prepared, run, reporter)
-        if not prepared.trainer.train(Output(run=run, reporter=reporter, board=board), stop):
-            return _interrupted(run, prepared.trainer, reporter)
-        return _finish(prepared, run, reporter, board)
+    processes, config = prepared.processes, start.config
+    run = processes.share(open_folder() if processes.is_first else None)
+    if not isinstance(run, RunFolder):
+        raise TypeError("the first process made no run folder")
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        output = _open_output(start, prepared, run, stack)
+        _introduce(start, prepared, output)
+        if not prepared.trainer.train(output, stop):
+            return _interrupted(run, prepared.trainer, output.reporter)
+        if not processes.is_first:
+            return {"status": "finished", "run": str(run.path)}
+        result = finish_run(Finish(task=prepared.task, spec=prepared.spec), output)
+    if config.copy_output_folder is not None:
+        result["copy"] = str(copy_run(run, Path(config.copy_output_folder)))
+    return result
 
 
-def _introduce(start: _Start, prepared: _Prepared, run: RunFolder, reporter: Reporter) -> None:
-    task, config, policy = prepared.task, start.config, start.policy
-    reporter.line(f"run folder {run.path}")
+def _open_output(start: _Start, prepared: _Prepared, run: RunFolder, stack: contextlib.ExitStack) -> Output:
+    """Log, lock and TensorBoard files; only the first process writes any."""
+    if not prepared.processes.is_first:
+        silent = stack.enter_context(Reporter(None, Console(quiet=True)))
+        return Output(run=run, reporter=silent, board=Board(None))
+    stack.enter_context(RunLock(run))
+    reporter = stack.enter_context(Reporter(run.log))
+    run.write_description(start.config, describe_environment(str(prepared.task.objective.device)))
+    for problem in prepared.problems:
+        reporter.line(problem.format())
+    first = start.saved.epoch + 1 if start.saved is not None and not start.reset else 0
+    board = Board(run.tensorboard if start.config.tensorboard else None, first_step=first)
+    stack.callback(board.close)
+    return Output(run=run, reporter=reporter, board=board)
+
+
+def _introduce(start: _Start, prepared: _Prepared, output: Output) -> None:
+    task, config, policy, reporter = prepared.task, start.config, start.policy, output.reporter
+    reporter.line(f"run folder {output.run.path}")
     weights = sum(p.numel() for p in prepared.trainer.model.parameters() if p.dim() >= 2)
     parts = task.parts
     reporter.line(f"model {config.arch}: {weights} weights; data set {config.dataset}: {len(parts.train)} training, "
@@ -205,7 +287,11 @@ def _introduce(start: _Start, prepared: _Prepared, run: RunFolder, reporter: Rep
         reporter.line(f"float training only: quantisation would start at epoch {policy.start_epoch} of {config.epochs}")
     else:
         reporter.line(f"quantisation-aware training from epoch {policy.start_epoch}: {policy.weight_bits} bits")
-    if start.saved is not None:
+    if prepared.processes.world > 1:
+        reporter.line(f"{prepared.processes.world} processes share every batch")
+    if start.saved is not None and start.reset:
+        reporter.line("weights of a checkpoint, counted from epoch 0 with a new optimizer")
+    elif start.saved is not None:
         reporter.line(f"going on after epoch {start.saved.epoch}, {start.saved.step} steps into the next one")
 
 
@@ -213,72 +299,3 @@ def _interrupted(run: RunFolder, trainer: Trainer, reporter: Reporter) -> dict[s
     checkpoint = run.checkpoint(LAST, qat=trainer.is_quantized)
     reporter.line(f"interrupted in epoch {trainer.epoch}; go on with: python train.py --resume {run.path}")
     return {"status": "interrupted", "run": str(run.path), "epoch": trainer.epoch, "checkpoint": str(checkpoint)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseResult:
-    """The best checkpoint of a phase on the test part.
-
-    Args:
-        file: the checkpoint.
-        epoch: in which it was written.
-        validation: top-1 there, percent.
-        test: figures on the test part.
-    """
-
-    file: Path
-    epoch: int
-    validation: float
-    test: Evaluation
-
-    def figures(self) -> dict[str, Any]:
-        """Plain values for the JSON line; accuracies in percent."""
-        return {"epoch": self.epoch, "validation": round(self.validation, 4), "test": round(self.test.top1, 4)}
-
-
-def _finish(prepared: _Prepared, run: RunFolder, reporter: Reporter, board: Board) -> dict[str, Any]:
-    """Test the best checkpoint of each phase, and the quantised one with integers as well."""
-    task, config = prepared.task, prepared.task.config
-    accuracy: dict[str, Any] = {}
-    checkpoints: dict[str, str] = {}
-    for qat in (False, True):
-        file = run.checkpoint(BEST, qat=qat)
-        if file.is_file():
-            name = "qat" if qat else "float"
-            result = _test_phase(prepared, TrainingCheckpoint.read(file), file, reporter)
-            accuracy[name] = result.figures()
-            board.confusion(result.test.confusion, task.data.labels, epoch=config.epochs - 1, tag=f"Test {name}")
-            board.scalars("Performance/Test", {f"Top1 {name}": result.test.top1}, config.epochs - 1)
-            prefix = "qat_" if qat else ""
-            checkpoints[f"{prefix}best"] = str(file)
-            checkpoints[f"{prefix}checkpoint"] = str(run.checkpoint(LAST, qat=qat))
-    if "qat" in accuracy:
-        accuracy["integer"] = {"test": round(_test_integers(prepared, run, reporter).top1, 4)}
-    return {"status": "finished", "run": str(run.path), "arch": config.arch, "dataset": config.dataset,
-            "epochs": config.epochs, "seed": config.seed, "checkpoints": checkpoints, "accuracy": accuracy}
-
-
-def _test_phase(prepared: _Prepared, saved: TrainingCheckpoint, file: Path, reporter: Reporter) -> PhaseResult:
-    score = saved.history[-1]  # the best copy is written when its own epoch is the best
-    phase = "qat" if saved.is_quantized else "float"
-    result = _evaluate(prepared, saved.state, integer=False)
-    reporter.line(f"--- test ---------------------  {phase}, {file.name} of epoch {score['epoch']}")
-    reporter.line(result.summary())
-    if prepared.task.config.confusion:
-        reporter.line("==> Confusion:\n" + format_confusion(result.confusion, prepared.task.data.labels))
-    return PhaseResult(file=file, epoch=score["epoch"], validation=score["top1"], test=result)
-
-
-def _test_integers(prepared: _Prepared, run: RunFolder, reporter: Reporter) -> Evaluation:
-    saved = TrainingCheckpoint.read(run.checkpoint(BEST, qat=True))
-    result = _evaluate(prepared, quantize_state(saved.state), integer=True)
-    reporter.line("--- test ---------------------  integer, as quantize.py makes it of qat_best")
-    reporter.line(result.summary())
-    return result
-
-
-def _evaluate(prepared: _Prepared, state: Mapping[str, Tensor], *, integer: bool) -> Evaluation:
-    task = prepared.task
-    parts = load_parts(task.data, task.config, integer=True) if integer else task.parts
-    model = create_model(prepared.spec, task.data, task.config)
-    return evaluate_state(model, state, parts.test, task.objective)

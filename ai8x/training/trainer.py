@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -176,6 +176,8 @@ class Trainer:
         if saved.is_pruned:
             self._replace_layers(lambda: fit_layers(self.model, saved.state))
             self.is_pruned = True
+            if self._average is not None:
+                self._average.follow(self.model)
         if saved.is_quantized:
             self._switch()
         self.model.load_state_dict(dict(saved.state))
@@ -186,7 +188,8 @@ class Trainer:
         self._optimizer.load_state_dict(dict(saved.optimizer))
         self._rates.load_state(saved.schedule)
         self._epoch, self._step = saved.epoch + 1, saved.step
-        self._meter.load_state(dict(saved.meter))
+        if self._processes.is_first:  # it holds what all processes saw
+            self._meter.load_state(dict(saved.meter))
         self._history = [Score(**score) for score in saved.history]
         self._rows = [dict(row) for row in saved.rows]
         restore_random_states(saved.random)
@@ -211,6 +214,7 @@ class Trainer:
                 self._switch_if_due(reporter)
                 started = time.perf_counter()
                 if not self._train_epoch(reporter, stop):
+                    self._gather_meter()
                     self._save(output.run, LAST)
                     return False
                 self._finish_epoch(output, started)
@@ -262,10 +266,15 @@ class Trainer:
         policy = self.task.policy
         if policy is None:
             raise TypeError("a quantised run without a policy")
-        self._replace_layers(lambda: _quantize(self.model, policy))
+        self._replace_layers(lambda: _quantize(self.model, policy, self._training_inputs()))
         if self._average is not None:
-            self._average.switch(policy)
+            self._average.switch(policy, self._training_inputs())
         self.is_quantized = True
+
+    def _training_inputs(self) -> Iterator[Tensor]:
+        """The training data without augmentation, where the policy takes statistics of it."""
+        plan = BatchPlan(batch_size=self.task.config.batch_size)
+        return (inputs.to(self.task.objective.device) for inputs, _ in self.task.parts.train.batches(plan))
 
     def _train_epoch(self, reporter: Reporter, stop: StopRequest) -> bool:
         """One epoch, or the rest of one; False where it was stopped before its end."""
@@ -306,7 +315,7 @@ class Trainer:
 
     def _finish_epoch(self, output: Output, started: float) -> None:
         processes, epoch = self._processes, self._epoch
-        self._meter.load_state(merge_states(processes.gather(self._meter.state())))
+        self._gather_meter()
         trained, rate = self._meter.result(), self._optimizer.param_groups[0]["lr"]
         validated = self._validate()
         self._history.append(Score(figures=dict(validated.figures), best=list(validated.rank()), epoch=epoch))
@@ -322,6 +331,9 @@ class Trainer:
         output.run.write_metrics(self._rows)
         self._print_epoch(output.reporter, validated, trained.count / max(time.perf_counter() - started, 1e-9))
         self._draw_epoch(output.board, trained, validated)
+
+    def _gather_meter(self) -> None:
+        self._meter.load_state(merge_states(self._processes.gather(self._meter.state())))
 
     def _validate(self) -> Evaluation:
         """The first process validates, so that the figures are those of a later evaluation in one process."""
@@ -378,8 +390,8 @@ class Trainer:
         checkpoint.write(run.checkpoint(kind, qat=self.is_quantized))
 
 
-def _quantize(model: nn.Module, policy: QatPolicy) -> None:
-    switch_to_qat(model, policy)
+def _quantize(model: nn.Module, policy: QatPolicy, inputs: Iterable[Tensor]) -> None:
+    switch_to_qat(model, policy, inputs)
 
 
 def _titled(evaluation: Evaluation) -> dict[str, float]:

@@ -134,10 +134,10 @@ def test_a_network_file_cut_at_any_line_is_refused_or_complete(place: Path, caps
 @pytest.mark.parametrize(("arguments", "code", "found"), [
     (["nope.yaml", "d.pth.tar"], "E0101", "no such file"),
     (["d.yaml", "nope.pth.tar"], "E0501", "no such file"),
-    (["d.yaml", "d.pth.tar", "--sample-input", "nope.npy"], "E0610", "no such file"),
+    (["d.yaml", "d.pth.tar", "--sample-input", "nope.npy"], "E0640", "no such file"),
     ([".", "d.pth.tar"], "E0101", "a folder"),
     (["d.yaml", "."], "E0501", "a folder"),
-    (["d.yaml", "d.pth.tar", "--sample-input", "."], "E0610", "a folder"),
+    (["d.yaml", "d.pth.tar", "--sample-input", "."], "E0640", "a folder"),
 ])
 def test_a_missing_file_is_named(place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: str,
                                  found: str) -> None:
@@ -208,12 +208,12 @@ def test_a_checkpoint_with_one_wrong_bit_is_refused(place: Path, capsys: pytest.
 # --- samples ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("values", "code", "found"), [
-    (np.zeros(SAMPLE_SHAPE, np.float32), "E0612", "float32"), (np.zeros(SAMPLE_SHAPE, bool), "E0612", "bool"),
-    (np.full(SAMPLE_SHAPE, 128), "E0612", "128"), (np.full(SAMPLE_SHAPE, -129), "E0612", "-129"),
-    (np.zeros((1, 1, 28, 28), np.int8), "E0612", "(1, 1, 28, 28)"), (np.zeros((1, 0, 28), np.int8), "E0612", "0"),
-    (np.zeros((1, 27, 28), np.int8), "E0612", "(1, 27, 28)"), (np.zeros((3, 28, 28), np.int8), "E0612", "(3, 28, 28)"),
-    (np.zeros((28, 28), np.int8), "E0612", "(28, 28, 1)"), (np.array(3), "E0612", "()"),
-    (np.array([{}]), "E0611", "allow_pickle"),
+    (np.zeros(SAMPLE_SHAPE, np.float32), "E0642", "float32"), (np.zeros(SAMPLE_SHAPE, bool), "E0642", "bool"),
+    (np.full(SAMPLE_SHAPE, 128), "E0642", "128"), (np.full(SAMPLE_SHAPE, -129), "E0642", "-129"),
+    (np.zeros((1, 1, 28, 28), np.int8), "E0642", "(1, 1, 28, 28)"), (np.zeros((1, 0, 28), np.int8), "E0642", "0"),
+    (np.zeros((1, 27, 28), np.int8), "E0642", "(1, 27, 28)"), (np.zeros((3, 28, 28), np.int8), "E0642", "(3, 28, 28)"),
+    (np.zeros((28, 28), np.int8), "E0642", "(28, 28, 1)"), (np.array(3), "E0642", "()"),
+    (np.array([{}]), "E0641", "allow_pickle"),
 ], ids=lambda value: None if not isinstance(value, np.ndarray) else f"{value.dtype}{value.shape}")
 def test_an_array_that_is_no_sample_is_refused(place: Path, capsys: pytest.CaptureFixture[str], values: np.ndarray,
                                                code: str, found: str) -> None:
@@ -223,12 +223,14 @@ def test_an_array_that_is_no_sample_is_refused(place: Path, capsys: pytest.Captu
     assert found in block["found"]
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 no archive", b"\x93NUMPY", b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16,
-                                     b"\x93NUMPY\x01\x00\x36\x00{'descr': '|i1', 'fortran_order': False, 'shape': (9,)}\n1"])
+@pytest.mark.parametrize("content", [
+    b"", b"garbage", b"PK\x03\x04 no archive", b"\x93NUMPY", b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16,
+    b"\x93NUMPY\x01\x00\x36\x00{'descr': '|i1', 'fortran_order': False, 'shape': (9,)}\n1",
+], ids=["empty", "text", "damaged archive", "no header", "header that breaks off", "too little data"])
 def test_a_file_that_is_no_array_is_refused(place: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
     (place / "x.npy").write_bytes(content)
     block = refusal(place, capsys, "d.yaml", "d.pth.tar", "--sample-input", "x.npy", "--out", "out")
-    assert block["code"] == "E0611"
+    assert block["code"] == "E0641"
 
 
 def test_an_archive_of_arrays_is_no_sample(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,10 +313,16 @@ def test_errors_as_json_have_the_same_parts(place: Path, capsys: pytest.CaptureF
 
 def test_a_number_of_test_samples_below_zero_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["d.yaml", "d.pth.tar", "--test-samples", "-1"]) == 2
-    assert "error[E0210]" in capsys.readouterr().err
+    assert "error[E0291]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["d.yaml"], ["d.yaml", "d.pth.tar", "--target", "z80"],
+@pytest.mark.parametrize(("arguments", "missing"), [([], "network"), (["d.yaml"], "checkpoint")])
+def test_a_missing_argument_is_named(arguments: list[str], missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert re.match(rf"error\[E\d{{4}}\]: the {missing} ", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("arguments", [["d.yaml", "d.pth.tar", "--target", "z80"],
                                        ["d.yaml", "d.pth.tar", "--board", "X"], ["d.yaml", "d.pth.tar", "--boar"]])
 def test_a_wrong_command_line_ends_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -355,6 +363,9 @@ def test_the_script_takes_paths_with_spaces_and_other_letters(place: Path) -> No
 
 
 def test_help_does_not_load_torch() -> None:
-    code = "import sys, ai8x.cli.synthesize as s\ntry: s.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = ("import sys, ai8x.cli.synthesize as s\n"
+            "try: s.main(['--help'])\n"
+            "except SystemExit: pass\n"
+            "assert 'torch' not in sys.modules")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ Built from blocks (a plain layer, a residual addition, a concatenation), so that
 not is told by the package's own checks and left out by the tests, which count what remains.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +28,9 @@ from ai8x.network.ir import (
 )
 from tests.strategies import integer_arrays, network_yaml
 
+FOCUSES = ("anything", "Conv1d", "ConvTranspose2d", "element-wise", "concatenation", "several passes")
+"""What a profile can ask to be present for certain."""
+
 REGIONS = (0x0000, 0x2000, 0x4000, 0x6000)
 """Places in data memory that layers take in turn; every tensor drawn is smaller than the distance."""
 
@@ -39,11 +43,13 @@ class Profile:
 
     Args:
         kpu: keep to what the K210's KPU can do exactly.
+        focus: of `FOCUSES`.
         max_blocks: blocks before the final layer.
         max_channels: of hidden tensors.
     """
 
     kpu: bool = False
+    focus: str = "anything"
     max_blocks: int = 3
     max_channels: int = 12
 
@@ -110,8 +116,8 @@ class Drawing:
 
     def processor_map(self, channels: int, *, aligned: bool = False, highest: int = 64) -> int:
         """Processors for a tensor: side by side, from a multiple of 4 or (in one pass) from anywhere."""
-        passes = -(-channels // 64)
-        share = channels if passes == 1 else -(-(-(-channels // passes)) // LANES) * LANES
+        passes = math.ceil(channels / 64)
+        share = channels if passes == 1 else math.ceil(math.ceil(channels / passes) / LANES) * LANES
         start = int(self.draw(st.integers(0, min(highest, 64 - share) // LANES))) * LANES
         if passes == 1 and not aligned and self.one_in(5):
             start = int(self.draw(st.integers(0, 64 - share)))
@@ -203,11 +209,7 @@ def plain_layer(drawing: Drawing, source: Tensor, *, target: LayerPlacement | No
     height, width = pool.output_size(shape.height, shape.width)
     op = Op.CONV2D
     if not keep_shape:
-        ops = [Op.CONV2D, Op.CONV2D, Op.PASSTHROUGH]
-        if not drawing.profile.kpu:
-            ops += [Op.CONV_TRANSPOSE2D] * (pool.is_identity and width > 1 and height <= 6)
-            ops = [Op.CONV1D, Op.CONV1D, Op.PASSTHROUGH] if shape.width == 1 and "eltwise" not in changes else ops
-        op = drawing.pick(*ops)
+        op = drawing.pick(*_operators(drawing, shape, pool, eltwise="eltwise" in changes))
     fields: dict[str, Any] = {"name": f"layer{index}", "index": index, "op": op, "inputs": (source.index,),
                               "operand_shape": shape, "pool": pool}
     if op is Op.PASSTHROUGH:
@@ -226,6 +228,18 @@ def plain_layer(drawing: Drawing, source: Tensor, *, target: LayerPlacement | No
                                      output_processors=_output_map(drawing, op, source, channels),
                                      out_offset=drawing.next_offset())
     return drawing.add(layer, replace(place, processors=source.processors, in_offset=source.offset))
+
+
+def _operators(drawing: Drawing, shape: TensorShape, pool: PoolSpec, *, eltwise: bool) -> tuple[Op, ...]:
+    """Operators that suit the data, the wanted one alone if it does."""
+    if drawing.profile.kpu:
+        return Op.CONV2D, Op.CONV2D, Op.PASSTHROUGH
+    if shape.width == 1 and not eltwise:
+        return Op.CONV1D, Op.CONV1D, Op.PASSTHROUGH
+    may_grow = pool.is_identity and shape.width > 1 and shape.height <= 6
+    if may_grow and drawing.profile.focus == "ConvTranspose2d":
+        return (Op.CONV_TRANSPOSE2D,)
+    return Op.CONV2D, Op.CONV2D, Op.PASSTHROUGH, *([Op.CONV_TRANSPOSE2D] * may_grow)
 
 
 def _output_map(drawing: Drawing, op: Op, source: Tensor, channels: int) -> int:
@@ -284,38 +298,50 @@ def placed_networks(draw: st.DrawFn, profile: Profile = Profile()) -> Placed:
     source = Tensor(NETWORK_INPUT, shape, drawing.processor_map(shape.channels, aligned=True, highest=15), REGIONS[0])
     for block in range(draw(st.integers(1, profile.max_blocks))):
         size = (source.shape.height, source.shape.width)
-        flat = size[1] == 1
         kinds = [plain_layer, plain_layer]
-        if block and not flat and source.shape.channels <= 64:
-            kinds += [residual_block, concatenation_block, concatenation_block]
+        if block and size[1] > 1 and source.shape.channels <= 64:
+            kinds += [residual_block, concatenation_block]
         source = drawing.pick(*kinds)(drawing, source)
+    wanted = {"element-wise": residual_block, "concatenation": concatenation_block}.get(profile.focus)
+    if wanted and source.shape.channels <= 64:
+        source = wanted(drawing, source)
     has_weights = any(layer.conv for layer in drawing.layers)
     if (drawing.one_in(2) or not has_weights) and source.shape.height * source.shape.width <= 256:
         final_layer(drawing, source)
     places = list(drawing.places)
     if not profile.kpu and shape.channels <= 4 and drawing.layers[0].conv is not None and drawing.one_in(4):
-        places[0] = _planar(places[0], shape)
+        places[0] = _planar(places[0], shape, drawing.pick(LANES, 16))
     if drawing.one_in(3):
         drawing.layers = [replace(layer, average_rounded=True) for layer in drawing.layers]
+    fifo = not profile.kpu and places[0].processors in FIFO_MAPS[places[0].data_format] and drawing.one_in(2)
     network = Network(name="random", dataset="noise", input_shape=shape, layers=tuple(drawing.layers))
     sample = draw(integer_arrays(shape.as_tuple()))
-    return Placed(network=network, placement=Placement(layers=tuple(places)), sample=sample)
+    return Placed(network=network, placement=Placement(layers=tuple(places), fifo=fifo), sample=sample)
 
 
 def _input_shape(drawing: Drawing) -> TensorShape:
     channels = drawing.draw(st.integers(1, drawing.profile.max_channels))
     if drawing.profile.kpu:
         return TensorShape(channels, *drawing.pick((8, 8), (8, 12), (16, 16), (9, 5), (4, 4), (20, 32), (17, 33)))
-    if drawing.one_in(40):
+    focus = drawing.profile.focus
+    if focus == "several passes":
         channels = drawing.pick(65, 96, 128)
-    if drawing.one_in(3):
+    if focus == "Conv1d" or (focus == "anything" and drawing.one_in(3)):
         return TensorShape(channels, drawing.draw(st.integers(1, 40)), 1)
-    return TensorShape(channels, drawing.draw(st.integers(1, 10)), drawing.draw(st.integers(1, 10)))
+    largest = 5 if focus == "ConvTranspose2d" else 10
+    return TensorShape(channels, drawing.draw(st.integers(1, largest)), drawing.draw(st.integers(2, largest)))
 
 
-def _planar(place: LayerPlacement, shape: TensorShape) -> LayerPlacement:
-    """The input as planes, one channel on the first processor of each data memory."""
-    processors = sum(1 << LANES * channel for channel in range(shape.channels))
+FIFO_MAPS = {
+    DataFormat.HWC: tuple((1 << channels) - 1 for channels in range(1, LANES + 1)),
+    DataFormat.CHW: (1, 1 | 1 << 16, 1 | 1 << 16 | 1 << 32, 1 | 1 << 16 | 1 << 32 | 1 << 48),
+}
+"""Processors that the FIFOs reach."""
+
+
+def _planar(place: LayerPlacement, shape: TensorShape, step: int) -> LayerPlacement:
+    """The input as planes, one channel on the first processor of a data memory (step 4) or of a quadrant (16)."""
+    processors = sum(1 << step * channel for channel in range(shape.channels))
     return replace(place, processors=processors, data_format=DataFormat.CHW)
 
 

@@ -33,8 +33,9 @@ def outputs(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     (one / "digits.yaml").write_bytes(NETWORK_FILE.read_bytes())
     (one / checkpoint.name).write_bytes(checkpoint.read_bytes())
     run(one, "digits.yaml", checkpoint.name, "out", PYTHONHASHSEED="1", TZ="UTC", LC_ALL="C")
-    run(two, str(NETWORK_FILE), str(checkpoint), "./another/name", PYTHONHASHSEED="77", TZ="Asia/Tokyo", LC_ALL="C.UTF-8",
-        USER="somebody", HOME=str(two), TMPDIR=str(two / "tmp"), MAXIM_PATH="/opt/MaximSDK", BOARD="FTHR_RevA")
+    run(two, str(NETWORK_FILE), str(checkpoint), "./another/name", PYTHONHASHSEED="77", TZ="Asia/Tokyo",
+        LC_ALL="C.UTF-8", USER="somebody", HOME=str(two), TMPDIR=str(two / "tmp"), MAXIM_PATH="/opt/MaximSDK",
+        BOARD="FTHR_RevA")
     return one / "out", two / "another" / "name"
 
 

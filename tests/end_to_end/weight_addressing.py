@@ -10,6 +10,7 @@ Source: spec/max78000-cnn.md sections 1, 1.2, 2.2, 3.1, 3.2, 3.3, 3.6, 3.7.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ai8x.max7800x.program import Program
 from ai8x.network.ir import Layer, Network
@@ -55,7 +56,7 @@ class Parameter:
         byte = (self.value(network) & 0xFF) ^ (1 << self.shift)
         return byte - 256 if byte > 127 else byte
 
-    def array(self, layer: Layer):  # noqa: ANN201 - an integer array
+    def array(self, layer: Layer) -> Any:
         """The layer's weights or biases."""
         return layer.bias if self.is_bias else layer.weights
 

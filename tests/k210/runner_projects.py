@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ai8x.k210.codegen import KMODEL_NAME, SAMPLE_NAME, RunnerModel, write_runner
+from ai8x.k210.codegen import KMODEL_NAME, SAMPLE_NAME, RunnerModel, render_runner
 from ai8x.k210.interpreter import run_kmodel
 from ai8x.k210.kmodel import KModel, write_kmodel
 from ai8x.k210.kmodel_layers import (
@@ -56,13 +56,18 @@ def runner_model(model: KModel, image: Image, *, labels: tuple[str, ...] = (), n
 
 
 def write_project(folder: Path, runner: RunnerModel, *, main: str = "") -> Path:
-    """The project with its model and sample; `main` replaces main.c."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / KMODEL_NAME).write_bytes(runner.kmodel)
-    (folder / SAMPLE_NAME).write_bytes(runner.image.tobytes())
-    write_runner(folder, runner)
+    """The project with its model and sample; `main` replaces main.c.
+
+    Files that are there with the same content stay as they are, so that a rebuild compiles only what has changed.
+    """
+    files = {KMODEL_NAME: runner.kmodel, SAMPLE_NAME: runner.image.tobytes()} | render_runner(runner)
     if main:
-        (folder / "main.c").write_text(main)
+        files["main.c"] = main.encode()
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_bytes() != data:
+            path.write_bytes(data)
     return folder
 
 

@@ -175,6 +175,14 @@ def test_sdk_variant_compiles_against_the_sdks_interface(runner: RunnerModel, tm
                    cwd=folder, check=True)
 
 
+@needs_compiler
+def test_assembler_finds_the_embedded_files_from_another_folder(runner: RunnerModel, tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "project", runner)
+    subprocess.run([str(find_compiler(RISCV)), "-march=rv64imafc", "-mabi=lp64f", "-c", f"-I{folder}", "-o", "model.o",
+                    str(folder / "model.S")], cwd=tmp_path, check=True)  # as project.cmake has it done
+    assert runner.kmodel in (tmp_path / "model.o").read_bytes()
+
+
 def test_known_answer_keeps_several_outputs_apart() -> None:
     model = small_model()
     twice = replace(model, outputs=(model.outputs[0], replace(model.outputs[0], size=10)))

@@ -235,8 +235,8 @@ def test_architecture_must_agree_in_any_case(arch, accepted):
     ("op: none, next_sequence: other", "E0240", "other"),
     ("op: none, next_sequence: stop", "E0240", "stop"),
     ("op: none, in_channel_skip: 1", "E0240", "1"),
-    ("op: none, buffer_shift: 1", "E0240", "1"),
-    ("op: none, buffer_insert: 1", "E0240", "1"),
+    ("op: none, buffer_shift: 1", "E0242", "1"),
+    ("op: none, buffer_insert: 1", "E0242", "1"),
     ("op: conv2d, weight_source: 0", "E0241", "0"),
     ("op: conv2d, weight_source: 20", "E0241", "20"),
     ("op: conv2d, weight_source: -1", "E0241", "-1"),
@@ -265,7 +265,7 @@ def test_one_dimensional_keys_must_not_have_columns():
 
 
 @pytest.mark.parametrize("key", [
-    "data_buffer: [{processors: 1, channels: 1, dim: 1, offset: 0, name: b}]", "weights: w", "bias: b"])
+    "weights: w", "bias: b"])
 def test_unavailable_keys_of_the_file_are_refused(key):
     file = parse_network_file(f"{key}\n{HEAD}  - {{op: none}}\n")
     with pytest.raises(UserError, match="E0240"):

@@ -25,7 +25,7 @@ def test_shapes_have_no_empty_dimension(sizes):
 @pytest.mark.parametrize(("layer", "changes", "word"), [
     (PASS, {"inputs": ()}, "earlier layers"),
     (PASS, {"inputs": (0,)}, "earlier layers"),
-    (PASS, {"inputs": (-2,)}, "earlier layers"),
+    (PASS, {"inputs": (-3,)}, "earlier layers"),
     (PASS, {"eltwise": Eltwise.ADD}, "add of 1 operands"),
     (PASS, {"eltwise": Eltwise.ADD, "inputs": (-1,) * 17}, "add of 17 operands"),
     (PASS, {"conv": ConvSpec()}, "Passthrough with conv"),

@@ -142,7 +142,7 @@ def test_help_is_short_and_help_all_complete():
         assert option.flags[0] in everything
 
 
-@pytest.mark.parametrize("arguments", [["--nas"], ["--epochs", "many"], ["--batch", "3"]])
+@pytest.mark.parametrize("arguments", [["--nassau"], ["--epochs", "many"], ["--batch", "3"]])
 def test_unknown_options_end_with_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

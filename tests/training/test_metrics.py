@@ -13,8 +13,9 @@ from ai8x.training.progress import Reporter, StepReport
 
 
 def step_report(step, num_steps=4, show_top5=True):
-    return StepReport(epoch=2, step=step, num_steps=num_steps, loss=0.5, top1=90.0, top5=99.0, learning_rate=0.001,
-                      seconds=0.25, phase="qat", show_top5=show_top5)
+    figures = (("Top1", 90.0), *((("Top5", 99.0),) if show_top5 else ()))
+    return StepReport(epoch=2, step=step, num_steps=num_steps, loss=0.5, figures=figures, learning_rate=0.001,
+                      seconds=0.25, phase="qat")
 
 
 def test_meter_counts_over_batches():

@@ -47,7 +47,7 @@ def test_run_folder_holds_what_it_should(toy):
     run = Path(result["run"])
     assert {p.name for p in run.iterdir()} == {
         "best.pth.tar", "checkpoint.pth.tar", "qat_best.pth.tar", "qat_checkpoint.pth.tar", "config.yaml",
-        "environment.json", "log.txt", "metrics.csv", "tensorboard"}
+        "environment.json", "log.txt", "metrics.csv", "qat_report.json", "tensorboard"}
     rows = (run / "metrics.csv").read_text().splitlines()
     assert rows[0] == ",".join(METRIC_COLUMNS)
     assert [row.split(",")[:2] for row in rows[1:]] == [["0", "float"], ["1", "float"], ["2", "qat"], ["3", "qat"]]

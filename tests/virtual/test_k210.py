@@ -1,6 +1,7 @@
 """The K210 runner as machine code on the virtual board: layers, faults, time, interrupts."""
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from ai8x import simulate
 from ai8x.errors import HardwareFault, UserError
+from ai8x.k210.codegen import RunnerModel
 from ai8x.k210.interpreter import run_kmodel
 from ai8x.k210.kmodel import read_kmodel, write_kmodel
 from ai8x.k210.kmodel_layers import UnknownLayer
@@ -23,36 +25,30 @@ from tests.end_to_end.digitsnet import network_of, sample, state
 from tests.k210.kpu_layers import Shape, conv, pattern_image, pattern_weights, single
 from tests.k210.runner_projects import HALVING, all_layers_model, runner_model, small_model, write_project
 
-Build = Callable[[str], Path]
+Build = Callable[..., Path]
 Project = Callable[..., Path]
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """Writes and builds a project; gives the ELF file."""
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Builds projects in one folder, where only what differs is compiled again; gives copies of the ELF file."""
     if missing := missing_k210_tools():
         pytest.skip(missing)
     pytest.importorskip("unicorn")
+    folder = tmp_path_factory.mktemp("k210") / "project"
 
-    def build(runner: object, *, main: str = "") -> Path:
-        return build_k210_project(write_project(tmp_path / "project", runner, main=main))  # type: ignore[arg-type]
+    def build_project(runner: RunnerModel, *, main: str = "") -> Path:
+        elf = build_k210_project(write_project(folder, runner, main=main))
+        return Path(shutil.copy(elf, tmp_path_factory.mktemp("elf")))
 
-    return build
+    return build_project
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def build(project: Project) -> Build:
     """Builds a project with these statements in main, after runner_start; gives the ELF file."""
-    if missing := missing_k210_tools():
-        pytest.skip(missing)
-    pytest.importorskip("unicorn")
     runner = runner_model(small_model(), pattern_image(2, 8, 8))
-
-    def build_main(body: str, before: str = "") -> Path:
-        folder = tmp_path_factory.mktemp("firmware") / "project"
-        return build_k210_project(write_project(folder, runner, main=main_with(body, before)))
-
-    return build_main
+    return lambda body, before="": project(runner, main=main_with(body, before))
 
 
 def main_with(body: str, before: str = "") -> str:
@@ -339,10 +335,12 @@ def test_camera_frames_become_planes(build: Build) -> None:
 # --- command line -------------------------------------------------------------------------------------------------
 
 
-def test_simulate_builds_and_runs_a_project_folder(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    elf = project(runner_model(small_model(), pattern_image(2, 8, 8)))
+def test_simulate_builds_and_runs_a_project_folder(project: Project, tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    runner = runner_model(small_model(), pattern_image(2, 8, 8))
+    elf = project(runner)
     assert is_riscv_firmware(elf)
-    assert simulate.main(["firmware", str(elf.parents[1])]) == 0
+    assert simulate.main(["firmware", str(write_project(tmp_path / "project", runner))]) == 0
     assert "*** PASS ***" in capsys.readouterr().out
     assert simulate.main(["firmware", str(elf)]) == 0
     assert "KPU: 1 layers" in capsys.readouterr().out

@@ -9,8 +9,6 @@
 
 #include "board.h"
 
-#include <stdbool.h>
-
 #include "kpu.h"
 #include "print.h"
 
@@ -25,6 +23,7 @@
 #define SYSCTL_PLL1 0x5044000Cu
 #define SYSCTL_PLL_LOCK 0x50440018u
 #define SYSCTL_CLK_SEL0 0x50440020u
+#define SYSCTL_CLK_EN_CENT 0x50440028u
 #define SYSCTL_CLK_EN_PERI 0x5044002Cu
 #define SYSCTL_CLK_TH0 0x50440038u
 #define SYSCTL_DMA_SEL0 0x50440064u
@@ -51,6 +50,7 @@
 
 #define CPU_CLOCK_FROM_PLL0 1u
 #define CPU_CLOCK_DIVIDER (3u << 1) /* 0: half the frequency of PLL0 */
+#define CLOCK_APB0 (1u << 3) /* the bus of FPIOA */
 #define CLOCK_DMA (1u << 1)
 #define CLOCK_AI (1u << 2)
 #define CLOCK_FPIOA (1u << 20)
@@ -138,6 +138,7 @@ static void start_clocks(void)
     REG32(SYSCTL_CLK_SEL0) = (REG32(SYSCTL_CLK_SEL0) & ~CPU_CLOCK_DIVIDER) | CPU_CLOCK_FROM_PLL0;
     start_pll(SYSCTL_PLL1, kpu, PLL1_LOCK, PLL1_SLIP_CLEAR);
     REG32(SYSCTL_CLK_TH0) &= ~AI_DIVIDER;
+    REG32(SYSCTL_CLK_EN_CENT) |= CLOCK_APB0;
     REG32(SYSCTL_CLK_EN_PERI) |= CLOCK_AI | CLOCK_DMA | CLOCK_FPIOA;
 }
 

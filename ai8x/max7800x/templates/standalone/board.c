@@ -125,6 +125,8 @@ void MXC_ICC_Enable(mxc_icc_regs_t *icc)
     }
 }
 
+#if !defined(__riscv) /* what differs on the other core is in riscv/board_riscv.c */
+
 /* ---- interrupts and sleep ---------------------------------------------------------------------------------- */
 
 static void (*ram_vectors[MXC_IRQ_COUNT])(void) __attribute__((aligned(512)));
@@ -158,12 +160,16 @@ void MXC_LP_EnterSleepMode(void)
     __WFI();
 }
 
+#endif
+
 /* ---- delays and timers ------------------------------------------------------------------------------------- */
 
 static uint64_t microseconds_to_cycles(uint32_t us, uint32_t frequency)
 {
     return (uint64_t)us * frequency / 1000000u;
 }
+
+#if !defined(__riscv)
 
 /* The application runs SysTick itself: watch it instead of reprogramming it. */
 static void delay_beside_application(uint64_t cycles)
@@ -202,6 +208,8 @@ int MXC_Delay(uint32_t us)
 
     return E_NO_ERROR;
 }
+
+#endif
 
 static void timer_clock_enable(const mxc_tmr_regs_t *tmr)
 {
@@ -443,6 +451,8 @@ int Board_Init(void)
     return LED_Init();
 }
 
+#if !defined(__riscv)
+
 static void console_put(char character)
 {
     while ((REG32(UART0_STATUS) & UART_TX_FULL) != 0) {
@@ -563,3 +573,5 @@ SYSTEM_CALL pid_t _getpid(void)
 {
     return 1;
 }
+
+#endif

@@ -1,4 +1,4 @@
-"""From trained parameters to the integers of the accelerator: what quantize.py does.
+"""Integers from the parameters of a checkpoint, without data.
 
 Owns widths, shifts, clip methods and the form of a quantised state. The rounding rule is the one of training
 (`ai8x.nn.functional`), so that quantised files compute exactly what quantisation-aware training computed. Start at
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from ai8x.network.operators import entry_op
 from ai8x.network.yaml_file import NetworkFile
 from ai8x.nn import functional as AF
 from ai8x.nn.fold import BATCHNORM_GAIN, BatchNormStatistics, fold_parameters
+from ai8x.nn.statistics import ThresholdMethod, choose_threshold, histogram_of
 
 DEFAULT_BITS = 8
 DEFAULT_SCALE = 0.85
@@ -41,7 +43,8 @@ class ClipMethod(enum.Enum):
     """How the limit that a layer's shift must represent is found; the values are option and file names.
 
     MAX_BIT_SHIFT: quantile of all parameters, as in training. The others look at weights alone and saturate what lies
-    beyond; biases saturate at the same limit.
+    beyond; biases saturate at the same limit. MSE and KL compare histograms of the weights with what is left of them
+    at the layer's width (`ai8x.nn.statistics.ThresholdMethod`).
     """
 
     MAX_BIT_SHIFT = "MAX_BIT_SHIFT"
@@ -49,6 +52,8 @@ class ClipMethod(enum.Enum):
     AVGMAX = "AVGMAX"
     STDDEV = "STDDEV"
     SCALE = "SCALE"
+    MSE = "MSE"
+    KL = "KL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,7 @@ class QuantizationOptions:
 
     Args:
         clip_method: how limits are found.
+        widths: layer -> width, where something else than the files decides.
         qat_weight_bits: width of layers that neither the network file nor the state gives one.
         scale: limit of `ClipMethod.SCALE`.
         stddev: standard deviations around the mean that `ClipMethod.STDDEV` represents.
@@ -83,6 +89,7 @@ class QuantizationOptions:
     """
 
     clip_method: ClipMethod = ClipMethod.MAX_BIT_SHIFT
+    widths: Mapping[str, int] = field(default_factory=dict)
     qat_weight_bits: int | None = None
     scale: float = DEFAULT_SCALE
     stddev: float = DEFAULT_STDDEV
@@ -240,17 +247,29 @@ def _fold(layer: _Layer, options: QuantizationOptions) -> None:
         gain=1.0 if layer.is_second_generation else BATCHNORM_GAIN)
 
 
-def _limit(layer: _Layer, options: QuantizationOptions) -> Tensor:
-    """Greatest magnitude that the layer must represent, 0-dimensional."""
-    weight, bias = layer.entries["op.weight"], layer.entries.get("op.bias")
-    if options.clip_method is ClipMethod.MAX_BIT_SHIFT:
-        return AF.magnitude_quantile(weight, bias, layer.entry("shift_quantile", 1.0))
-    if options.clip_method is ClipMethod.MAX:
+def parameter_limit(weight: Tensor, bias: Tensor | None, quantile: float, bits: int, options: QuantizationOptions
+                    ) -> Tensor:
+    """Greatest magnitude that a layer must represent, 0-dimensional.
+
+    Args:
+        weight: (out, in, ...).
+        bias: (out,) or None; counts for `ClipMethod.MAX_BIT_SHIFT` only.
+        quantile: of `ClipMethod.MAX_BIT_SHIFT`.
+        bits: width that MSE and KL assume.
+        options: the method and its parameters.
+    """
+    method = options.clip_method
+    if method is ClipMethod.MAX_BIT_SHIFT:
+        return AF.magnitude_quantile(weight, bias, quantile)
+    if method in (ClipMethod.MSE, ClipMethod.KL):
+        exponent = choose_threshold(histogram_of(weight), ThresholdMethod[method.name], math.inf, bits)
+        return weight.new_tensor(2.0**exponent)
+    if method is ClipMethod.MAX:
         return weight.abs().max()
-    if options.clip_method is ClipMethod.AVGMAX:
+    if method is ClipMethod.AVGMAX:
         channels = weight.reshape(weight.shape[0], -1)
         return torch.maximum(channels.amin(1).mean().abs(), channels.amax(1).mean().abs())
-    if options.clip_method is ClipMethod.STDDEV:
+    if method is ClipMethod.STDDEV:
         center, spread = weight.mean(), options.stddev * weight.std(correction=0)
         low, high = torch.maximum(weight.min(), center - spread), torch.minimum(weight.max(), center + spread)
         return torch.maximum(low.abs(), high.abs())
@@ -259,6 +278,8 @@ def _limit(layer: _Layer, options: QuantizationOptions) -> Tensor:
 
 def _bits(layer: _Layer, options: QuantizationOptions) -> int:
     stored = int(layer.entry("weight_bits", 0))
+    if layer.name in options.widths:
+        return options.widths[layer.name]
     if layer.hint.weight_bits and stored and stored != layer.hint.weight_bits:
         layer.notice = f"trained with {stored} bits, quantised with {layer.hint.weight_bits} as the network file says"
     return layer.hint.weight_bits or stored or options.qat_weight_bits or DEFAULT_BITS
@@ -269,7 +290,8 @@ def _quantize_layer(layer: _Layer, options: QuantizationOptions) -> LayerQuantiz
     entries = layer.entries
     _fold(layer, options)
     bits = _bits(layer, options)
-    limit = _limit(layer, options)
+    limit = parameter_limit(entries["op.weight"], entries.get("op.bias"), layer.entry("shift_quantile", 1.0), bits,
+                            options)
     shift = AF.parameter_shift(limit, bits)
     to_steps = AF.power_of_two(bits - 1 - shift, entries["op.weight"])
     parameters = saturated = 0

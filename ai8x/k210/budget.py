@@ -1,0 +1,93 @@
+"""What the two memories hold, and what to do where they do not suffice. Start at `check_memories`.
+
+Source: spec/k210-kmodel.md sections 1, 7, 11 and 17.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ai8x.errors import Diagnostic, Diagnostics
+from ai8x.k210.device import K210
+from ai8x.k210.steps import KpuMap, LoweredSteps, Step, buffer_written, map_written
+from ai8x.memory import Buffer, MemoryPlan
+from ai8x.network.ir import Network
+
+_SHOWN = 5
+"""Tensors named in a message."""
+
+
+def check_memories(network: Network, lowered: LoweredSteps, kpu: MemoryPlan, main: MemoryPlan) -> None:
+    """Refuse plans that exceed their memory.
+
+    Raises:
+        UserError: E0450 KPU RAM, E0451 main memory; with the layers that hold most at the fullest step and a remedy.
+    """
+    names = tensor_names(lowered.steps, lowered.input_map)
+    found = Diagnostics()
+    for plan, code, memory, unit in ((kpu, "E0450", "KPU RAM", "lines of 64 bytes"),
+                                     (main, "E0451", "main memory", "bytes")):
+        if plan.fits:
+            continue
+        step = fullest_step(plan)
+        found.add(Diagnostic(
+            code=code, message=f"k210: '{network.name}' does not fit the {memory}",
+            found=f"{plan.peak} {unit}; at step {step} '{_step_name(lowered, step)}' live: "
+                  f"{live_at(plan, step, names)}",
+            allowed=f"{plan.capacity} {unit} (no order of placing needs less than {plan.lower_bound})",
+            help=_remedy(plan, step, names)))
+    found.raise_if_errors()
+
+
+def tensor_names(steps: Sequence[Step], input_map: KpuMap) -> dict[str, str]:
+    """Name of a map or main-memory tensor -> name of the step that makes it."""
+    names = {input_map.name: "input"}
+    for step in steps:
+        for made in (map_written(step), buffer_written(step)):
+            if made is not None:
+                names[made.name] = step.name
+    return names
+
+
+def fullest_step(plan: MemoryPlan) -> int:
+    """The step at which most is alive."""
+    steps = sorted({buffer.first_use for buffer in plan.buffers})
+    return max(steps, key=lambda step: sum(b.size for b in _live(plan, step)), default=0)
+
+
+def live_at(plan: MemoryPlan, step: int, names: Mapping[str, str]) -> str:
+    """The largest tensors that are alive at a step, for people."""
+    live = sorted(_live(plan, step), key=lambda b: -b.size)
+    shown = ", ".join(f"{label(b, names)} {b.size}" for b in live[:_SHOWN])
+    return shown + (f" and {len(live) - _SHOWN} more" if len(live) > _SHOWN else "")
+
+
+def label(buffer: Buffer, names: Mapping[str, str]) -> str:
+    """The steps whose results a buffer holds."""
+    return " + ".join(dict.fromkeys(names.get(part, part) for part in buffer.name.split("+")))
+
+
+def _live(plan: MemoryPlan, step: int) -> list[Buffer]:
+    return [b for b in plan.buffers if b.first_use <= step <= b.last_use]
+
+
+def _step_name(lowered: LoweredSteps, step: int) -> str:
+    return lowered.steps[step].name if 0 <= step < len(lowered.steps) else "input"
+
+
+def _remedy(plan: MemoryPlan, step: int, names: Mapping[str, str]) -> str:
+    """The smallest change that would do: shrink the largest tensor of the fullest step."""
+    live = _live(plan, step)
+    largest = max(live, key=lambda b: b.size)
+    excess = max(plan.lower_bound, plan.peak) - plan.capacity
+    name = label(largest, names)
+    if excess >= largest.size:
+        return f"halve the height and width of the first layers; '{name}' alone is not enough"
+    keep = 100 * (largest.size - excess) // largest.size
+    return f"reduce the channels of '{name}' to {keep} % of what they are, or pool before it"
+
+
+def memory_budgets(file_bytes: int, main_bytes: int) -> dict[str, tuple[int, int]]:
+    """Bytes used and available in each runtime; section 7, last row."""
+    total = file_bytes + main_bytes
+    return {"C program": (total, K210.c_program_bytes), "MaixPy": (total, K210.micropython_bytes)}

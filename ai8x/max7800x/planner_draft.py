@@ -1,0 +1,166 @@
+"""A network on its way to a placement, with the helper layers that planning adds.
+
+Owns how helpers are inserted: a copy without weights (a pass layer), or a 1x1 convolution with unit weights where the
+data must change processors or a part of the channels is wanted. Layers of the file keep their order; `Draft.file_index`
+remembers their numbers. Start at `Draft` and `insert_copies`.
+
+Source: spec/max78000-cnn.md sections 4.6, 5.3 and 6.1.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ai8x.max7800x.placement import DataFormat
+from ai8x.network.ir import NETWORK_INPUT, ConvSpec, Layer, Network, Op, TensorShape
+from ai8x.network.yaml_file import PlacementHint
+
+UNIT_WEIGHT_BITS = 2
+"""Narrowest weights that hold a 1."""
+
+UNIT_OUTPUT_SHIFT = 7
+"""Total shift with which a weight of 1 gives the input back: floor(x * 2**7 / 128 + 1/2) = x (section 4.2)."""
+
+
+class CopyKind(enum.Enum):
+    """How a helper copies a tensor."""
+
+    PASS = "pass layer"  # noqa: S105 (an operator, not a secret)
+    CONV = "1x1 convolution"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputMode:
+    """How the network's input enters.
+
+    Args:
+        data_format: of layer 0.
+        streaming: number of leading layers that stream.
+        fifo: the input comes through the FIFO.
+        fast_fifo: it comes through the RISC-V's FIFO.
+        quad: layer 0 runs in quad mode.
+    """
+
+    data_format: DataFormat = DataFormat.HWC
+    streaming: int = 0
+    fifo: bool = False
+    fast_fifo: bool = False
+    quad: bool = False
+
+    @property
+    def reads_fifo(self) -> bool:
+        """Whether layer 0 reads one of the FIFOs."""
+        return self.fifo or self.fast_fifo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Draft:
+    """A network with helpers so far.
+
+    Args:
+        network: layers of the file and helpers, in the order of execution.
+        hints: by layer of `network`; empty for helpers.
+        file_index: by layer of `network`, its number in the file; None for a helper.
+        compact: names of layers whose output must lie without gaps, so that helpers can read it.
+        mode: how the input enters.
+        copy_kind: first choice for copies.
+    """
+
+    network: Network
+    hints: tuple[PlacementHint, ...]
+    file_index: tuple[int | None, ...]
+    compact: frozenset[str] = frozenset()
+    mode: InputMode = InputMode()
+    copy_kind: CopyKind = CopyKind.PASS
+
+    @property
+    def num_helpers(self) -> int:
+        """Layers that the file does not have."""
+        return sum(index is None for index in self.file_index)
+
+
+def start_draft(network: Network, hints: Sequence[PlacementHint], mode: InputMode, copy_kind: CopyKind) -> Draft:
+    """The network as the file describes it."""
+    return Draft(network=network, hints=tuple(hints), file_index=tuple(range(len(network.layers))), mode=mode,
+                 copy_kind=copy_kind)
+
+
+def insert_copies(
+    draft: Draft, reader: int, position: int, kind: CopyKind, parts: Sequence[tuple[int, int]] = ()
+) -> Draft:
+    """A draft in which a layer reads copies of one of its inputs.
+
+    The helpers run immediately before the reader.
+
+    Args:
+        draft: so far.
+        reader: index of the layer.
+        position: place in `Layer.inputs`.
+        kind: of the copy; parts of the channels need a convolution.
+        parts: (first channel, number) of each copy; empty for one copy of all channels.
+    """
+    network = draft.network
+    source = network.layers[reader].inputs[position]
+    shape = network.shape_of(source)
+    helpers = tuple(
+        _copy_layer(network, source, reader, kind, part, reader + count)
+        for count, part in enumerate(parts or [(0, shape.channels)])
+    )
+    added = len(helpers)
+
+    def moved(index: int) -> int:
+        return index + added if index >= reader else index
+
+    layers = [layer for layer in network.layers[:reader]]
+    layers += helpers
+    for layer in network.layers[reader:]:
+        inputs = tuple(moved(index) for index in layer.inputs)
+        if layer.index == reader:
+            own = tuple(helper.index for helper in helpers)
+            inputs = inputs[:position] + own + inputs[position + 1 :]
+        lender = layer.weight_source if layer.weight_source is None else moved(layer.weight_source)
+        layers.append(replace(layer, index=moved(layer.index), inputs=inputs, weight_source=lender))
+    hint = PlacementHint(source=network.layers[reader].source)
+    return replace(
+        draft,
+        network=replace(network, layers=tuple(layers), outputs=tuple(moved(index) for index in network.outputs)),
+        hints=(*draft.hints[:reader], *(hint for _ in helpers), *draft.hints[reader:]),
+        file_index=(*draft.file_index[:reader], *(None for _ in helpers), *draft.file_index[reader:]),
+    )
+
+
+def _copy_layer(
+    network: Network, source: int, reader: int, kind: CopyKind, part: tuple[int, int], index: int
+) -> Layer:
+    shape = network.shape_of(source)
+    first, count = part
+    values = {}
+    if kind is CopyKind.CONV:
+        weights = np.zeros((count, shape.channels, 1, 1), dtype=np.int64)
+        weights[np.arange(count), first + np.arange(count)] = 1
+        values = {"conv": ConvSpec(), "weights": weights, "weight_bits": UNIT_WEIGHT_BITS,
+                  "output_shift": UNIT_OUTPUT_SHIFT}
+    return Layer(
+        name=_unique_name(network, source, first if count < shape.channels else None, index),
+        index=index,
+        op=Op.CONV2D if kind is CopyKind.CONV else Op.PASSTHROUGH,
+        inputs=(source,),
+        operand_shape=shape,
+        out_shape=TensorShape(count, shape.height, shape.width),
+        source=network.layers[reader].source,
+        **values,
+    )
+
+
+def _unique_name(network: Network, source: int, first: int | None, index: int) -> str:
+    taken = {layer.name for layer in network.layers}
+    name = f"copy_{'input' if source == NETWORK_INPUT else network.layers[source].name}"
+    if first is not None:
+        name += f"_from_{first}"
+    while name in taken:
+        name += f"_{index}"
+    return name

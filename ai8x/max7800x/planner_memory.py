@@ -1,0 +1,224 @@
+"""Offsets in data memory for blocks of tensors that keep their places relative to each other.
+
+Owns the search: sixteen memories (instances) that a block may touch in part, life-times per tensor, several orders of
+first fit. `ai8x.memory` plans one memory; here the pieces of a block lie in several and have life-times of their own.
+Knows neither layers nor registers. Start at `Region` and `plan_blocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """What one tensor occupies of its block.
+
+    Args:
+        block: number of the block.
+        start: first word, relative to the block; may be negative.
+        end: one beyond the last.
+        instances: bit map of the data memories.
+        first_use: step that writes it.
+        last_use: last step that needs it, inclusive.
+    """
+
+    block: int
+    start: int
+    end: int
+    instances: int
+    first_use: int
+    last_use: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockPlan:
+    """Where the blocks lie.
+
+    Args:
+        bases: by block, its word offset.
+        peak: highest word in use plus one.
+    """
+
+    bases: tuple[int, ...]
+    peak: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """All blocks of a network.
+
+    Args:
+        regions: of all blocks.
+        fixed: by block, its given word offset or None.
+    """
+
+    regions: tuple[Region, ...]
+    fixed: tuple[int | None, ...]
+
+
+def plan_blocks(blocks: Blocks, *, thorough: bool = False) -> BlockPlan:
+    """Offsets with a small peak; deterministic.
+
+    First fit in several orders; `thorough` then improves the best order step by step.
+
+    Args:
+        blocks: what must be placed. Given offsets are kept, even where they collide: the verifier reports that.
+        thorough: spend more time.
+
+    Returns:
+        A plan, which may exceed the memory.
+    """
+    by_block = _by_block(blocks)
+    orders = _orders(blocks, by_block)
+    clashes = _time_clashes(by_block)
+    best: tuple[int, list[int], tuple[int, ...]] | None = None
+    for order in orders:
+        bases = _first_fit(blocks, by_block, clashes, order)
+        peak = _peak(blocks, bases)
+        if best is None or peak < best[0]:
+            best = peak, list(order), bases
+    if best is None:
+        return BlockPlan(bases=(), peak=0)
+    if thorough and best[0] > memory_bound(blocks):
+        best = _improve(blocks, by_block, clashes, best)
+    return BlockPlan(bases=best[2], peak=best[0])
+
+
+def memory_bound(blocks: Blocks) -> int:
+    """Words that the fullest memory needs at its worst step, whatever the offsets; no plan can be smaller."""
+    bound = 0
+    for step in {region.first_use for region in blocks.regions}:
+        live = [region for region in blocks.regions if region.first_use <= step <= region.last_use]
+        by_block: dict[tuple[int, int], int] = {}
+        for region in live:
+            for instance in range(region.instances.bit_length()):
+                if region.instances >> instance & 1:
+                    key = instance, region.block
+                    by_block[key] = max(by_block.get(key, 0), region.end - region.start)
+        totals: dict[int, int] = {}
+        for (instance, _), size in by_block.items():
+            totals[instance] = totals.get(instance, 0) + size
+        bound = max(bound, max(totals.values(), default=0))
+    return bound
+
+
+def overlapping_regions(blocks: Blocks, bases: Sequence[int]) -> tuple[tuple[Region, Region], ...]:
+    """Pairs of regions of different blocks that share words while both are needed; independent of how they were placed."""
+    found = []
+    for number, one in enumerate(blocks.regions):
+        for other in blocks.regions[:number]:
+            apart = (
+                one.block == other.block
+                or not one.instances & other.instances
+                or one.first_use > other.last_use
+                or other.first_use > one.last_use
+                or bases[one.block] + one.end <= bases[other.block] + other.start
+                or bases[other.block] + other.end <= bases[one.block] + one.start
+            )
+            if not apart:
+                found.append((other, one))
+    return tuple(found)
+
+
+_ByBlock = tuple[tuple[Region, ...], ...]
+_Clashes = dict[tuple[int, int], tuple[tuple[Region, Region], ...]]
+
+_IMPROVEMENTS = 300
+"""Orders tried by the thorough search."""
+
+
+def _by_block(blocks: Blocks) -> _ByBlock:
+    lists: list[list[Region]] = [[] for _ in blocks.fixed]
+    for region in blocks.regions:
+        lists[region.block].append(region)
+    return tuple(tuple(regions) for regions in lists)
+
+
+def _time_clashes(by_block: _ByBlock) -> _Clashes:
+    """Pairs of regions of two blocks that live together and share a memory."""
+    clashes: _Clashes = {}
+    for first, ones in enumerate(by_block):
+        for second, others in enumerate(by_block):
+            if first == second:
+                continue
+            pairs = tuple(
+                (one, other)
+                for one in ones
+                for other in others
+                if one.instances & other.instances
+                and one.first_use <= other.last_use
+                and other.first_use <= one.last_use
+            )
+            if pairs:
+                clashes[first, second] = pairs
+    return clashes
+
+
+def _orders(blocks: Blocks, by_block: _ByBlock) -> tuple[list[int], ...]:
+    """Blocks by size, by life-time and by first use; those with given offsets first."""
+
+    def size(block: int) -> int:
+        return max((region.end - region.start for region in by_block[block]), default=0)
+
+    def start(block: int) -> int:
+        return min((region.first_use for region in by_block[block]), default=0)
+
+    def life(block: int) -> int:
+        return max((region.last_use for region in by_block[block]), default=0) - start(block)
+
+    free = [block for block, offset in enumerate(blocks.fixed) if offset is None]
+    given = [block for block, offset in enumerate(blocks.fixed) if offset is not None]
+    return (
+        given + sorted(free, key=lambda block: (-size(block), start(block), block)),
+        given + sorted(free, key=lambda block: (-life(block), -size(block), block)),
+        given + sorted(free, key=lambda block: (start(block), -size(block), block)),
+    )
+
+
+def _first_fit(blocks: Blocks, by_block: _ByBlock, clashes: _Clashes, order: Sequence[int]) -> tuple[int, ...]:
+    bases: dict[int, int] = {}
+    for block in order:
+        given = blocks.fixed[block]
+        bases[block] = _lowest_base(block, by_block, clashes, bases) if given is None else given
+    return tuple(bases[block] for block in range(len(blocks.fixed)))
+
+
+def _lowest_base(block: int, by_block: _ByBlock, clashes: _Clashes, bases: dict[int, int]) -> int:
+    forbidden = sorted(
+        (bases[other] + theirs.start - mine.end, bases[other] + theirs.end - mine.start)
+        for other in bases
+        for mine, theirs in clashes.get((block, other), ())
+    )
+    base = max((-region.start for region in by_block[block]), default=0)
+    for low, high in forbidden:
+        if low < base < high:
+            base = high
+    return base
+
+
+def _peak(blocks: Blocks, bases: Sequence[int]) -> int:
+    return max((bases[region.block] + region.end for region in blocks.regions), default=0)
+
+
+def _improve(
+    blocks: Blocks, by_block: _ByBlock, clashes: _Clashes, best: tuple[int, list[int], tuple[int, ...]]
+) -> tuple[int, list[int], tuple[int, ...]]:
+    """Move one block after the other to another place in the order, as long as the peak falls."""
+    bound, budget = memory_bound(blocks), _IMPROVEMENTS
+    improved = True
+    while improved and best[0] > bound:
+        improved = False
+        for source in range(len(best[1])):
+            for target in range(len(best[1])):
+                if source == target or not budget:
+                    continue
+                budget -= 1
+                order = list(best[1])
+                order.insert(target, order.pop(source))
+                bases = _first_fit(blocks, by_block, clashes, order)
+                peak = _peak(blocks, bases)
+                if peak < best[0]:
+                    best, improved = (peak, order, bases), True
+    return best

@@ -1,0 +1,349 @@
+"""The search for processors: every group of tensors gets one of its candidate maps.
+
+Owns the objective (it fits; fewest cycles; least memory; fewest powered quadrants) and a greedy start with local
+improvement, both deterministic. Weight memory, cycles and bias entries come from the same functions that the back end
+uses. Start at `search` and `Score`.
+
+Source: spec/max78000-cnn.md sections 3.4, 3.7, 6.2 and 8.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ai8x.max7800x.biases import bias_entries
+from ai8x.max7800x.cycles import START_CYCLES, layer_cycles, work_from_layer
+from ai8x.max7800x.geometry import HardwareLayer
+from ai8x.max7800x.kernels import LayerKernels, mask_count, mask_word_count
+from ai8x.max7800x.placement import (
+    LANES,
+    PROCESSORS,
+    QUADRANT_PROCESSORS,
+    highest_bit,
+    instances_of,
+    lowest_bit,
+    quadrant_map,
+    quadrants_of,
+    set_bits,
+)
+from ai8x.max7800x.planner_layout import tensor_of
+from ai8x.max7800x.planner_memory import BlockPlan, Blocks, Region, plan_blocks
+from ai8x.max7800x.planner_problem import (
+    Maps,
+    Problem,
+    extent_of,
+    input_regions,
+    output_life,
+    read_start,
+    reader_map,
+    with_maps,
+)
+
+SEARCH_BUDGET = 4_000
+"""Plans that are weighed at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Score:
+    """How good a plan is; less is better, the first difference decides.
+
+    Args:
+        impossible: pass layers whose maps the hardware cannot connect, and a missing quadrant 0.
+        overflow: words and entries beyond the memories, all together.
+        cycles: of one inference.
+        memory: share of the fullest weight memory plus share of the fullest data memory, in words times words.
+        quadrants: powered.
+    """
+
+    impossible: int
+    overflow: int
+    cycles: int
+    memory: int
+    quadrants: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the chip can run it."""
+        return not self.impossible and not self.overflow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A plan and its properties.
+
+    Args:
+        score: how good it is.
+        maps: by tensor.
+        blocks: offsets.
+        mask_words: by processor, words of weights.
+        data_words: highest data memory word in use plus one.
+        weight_overflow: words of weights that have no place.
+        data_overflow: words of data beyond the memory.
+        bias_overflow: entries beyond the bias memories.
+    """
+
+    score: Score
+    maps: Maps
+    blocks: BlockPlan
+    mask_words: tuple[int, ...]
+    data_words: int
+    weight_overflow: int
+    data_overflow: int
+    bias_overflow: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LayerCost:
+    """What one layer costs on given processors."""
+
+    active: tuple[int, ...]
+    everywhere: bool
+    words: int
+    bias: int
+    hardware: HardwareLayer
+
+
+class Evaluator:
+    """Weighs maps; remembers what does not change from plan to plan."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._costs: dict[tuple[int, int, int], _LayerCost] = {}
+        self._cycles: dict[tuple[int, int, int, int], int] = {}
+        self._instances: dict[int, int] = {}
+        self._spans: dict[int, int] = {}
+        self._weight_groups = _weight_groups(problem.layers)
+        self._extents = tuple(extent_of(problem, layer) for layer in problem.layers)
+        self._lives = tuple(output_life(problem, layer) for layer in problem.layers)
+        self._read_ends = tuple(
+            read_start(problem, layer) + layer.in_pixels * layer.passes * layer.operands for layer in problem.layers
+        )
+
+    def weigh(self, maps: Maps, best: Score | None = None, *, thorough: bool = False) -> Found | None:
+        """The plan with these maps, or None where it cannot be better than `best`."""
+        problem, geometry = self.problem, self.problem.device.geometry
+        readers = self.reader_maps(maps)
+        costs = [self._cost(layer, readers[layer.index], maps[tensor_of(layer.index)]) for layer in problem.layers]
+        impossible = self._impossible(readers, maps)
+        starts, mask_words, weight_overflow = self._place_weights(costs, readers, maps)
+        cycles = START_CYCLES + sum(
+            self._layer_cycles(cost, start) for cost, start in zip(costs, starts, strict=True)
+        )
+        bias_overflow = self._bias_overflow(costs, readers, maps)
+        overflow = weight_overflow + bias_overflow
+        if best is not None and (impossible, overflow, cycles) > (best.impossible, best.overflow, best.cycles):
+            return None
+        blocks = plan_blocks(Blocks(regions=tuple(self.regions(maps)), fixed=problem.fixed_bases), thorough=thorough)
+        data_overflow = max(0, blocks.peak - geometry.data_words)
+        score = Score(
+            impossible=impossible,
+            overflow=overflow + data_overflow,
+            cycles=cycles,
+            memory=max(mask_words) * geometry.data_words + blocks.peak * geometry.mask_words,
+            quadrants=len(quadrants_of(_union(readers) | _union(maps[1:]))),
+        )
+        return Found(score=score, maps=maps, blocks=blocks, mask_words=tuple(mask_words), data_words=blocks.peak,
+                     weight_overflow=weight_overflow, data_overflow=data_overflow, bias_overflow=bias_overflow)
+
+    def reader_maps(self, maps: Maps) -> tuple[int, ...]:
+        """Input processors of every layer."""
+        frames = self.problem.layouts.frames
+        return tuple(
+            reader_map(frames[layer.index], layer.inputs, maps) or 0 for layer in self.problem.network.layers
+        )
+
+    def regions(self, maps: Maps) -> Iterator[Region]:
+        """The words that every tensor occupies."""
+        problem = self.problem
+        self._instances.setdefault(maps[0], _instance_bits(instances_of(maps[0])))
+        yield from input_regions(problem, maps, self._instances)
+        for layer in problem.layers:
+            place = problem.layouts.words[tensor_of(layer.index)]
+            start, end = self._extents[layer.index]
+            first_use, last_use = self._lives[layer.index]
+            instances = self._written_instances(layer, maps[tensor_of(layer.index)])
+            yield Region(block=place.group, start=place.offset + start, end=place.offset + end, instances=instances,
+                         first_use=first_use, last_use=last_use)
+            if not layer.streaming and layer.surplus_pixels:
+                # Rows of a dilated Conv1d read beyond the true input; the counters must stay inside the memory.
+                group = problem.layouts.read_words[layer.index].group
+                yield Region(block=group, start=0, end=self._read_ends[layer.index], instances=0,
+                             first_use=layer.index, last_use=layer.index)
+
+    def _written_instances(self, layer: HardwareLayer, processors: int) -> int:
+        """A convolution writes from its first memory to its last, a pass layer those of its map."""
+        if not layer.is_conv:
+            if processors not in self._instances:
+                self._instances[processors] = _instance_bits(instances_of(processors))
+            return self._instances[processors]
+        if processors not in self._spans:
+            first, last = lowest_bit(processors) // LANES, highest_bit(processors) // LANES
+            self._spans[processors] = _instance_bits(range(first, last + 1))
+        return self._spans[processors]
+
+    def _cost(self, layer: HardwareLayer, processors: int, output_processors: int) -> _LayerCost:
+        key = layer.index, processors, output_processors
+        if key not in self._costs:
+            placed = with_maps(layer, processors, output_processors)
+            entries = bias_entries(placed)
+            self._costs[key] = _LayerCost(
+                active=set_bits(placed.active_processors),
+                everywhere=processors.bit_count() == PROCESSORS,
+                words=mask_word_count(placed) if placed.is_conv else 0,
+                bias=0 if entries is None else len(entries),
+                hardware=placed,
+            )
+        return self._costs[key]
+
+    def _layer_cycles(self, cost: _LayerCost, start: int) -> int:
+        hardware = cost.hardware
+        own = start if hardware.combines_first else 0
+        key = hardware.index, hardware.processors, hardware.output_processors, own
+        if key not in self._cycles:
+            kernels = LayerKernels(index=hardware.index, start_word=own, num_masks=mask_count(hardware),
+                                   num_words=cost.words)
+            self._cycles[key] = layer_cycles(work_from_layer(hardware, kernels))
+        return self._cycles[key]
+
+    def _impossible(self, readers: Sequence[int], maps: Maps) -> int:
+        count = sum(
+            not pass_connects(readers[layer.index], maps[tensor_of(layer.index)])
+            for layer in self.problem.layers
+            if not layer.is_conv
+        )
+        used = _union(readers) | maps[-1]
+        return count + (not used & ((1 << QUADRANT_PROCESSORS) - 1) and not self.problem.draft.mode.quad)
+
+    def _place_weights(
+        self, costs: Sequence[_LayerCost], readers: Sequence[int], maps: Maps
+    ) -> tuple[list[int], list[int], int]:
+        """First fit as `kernels.allocate_kernels` does it: (first word by layer, words by processor, overflow)."""
+        device = self.problem.device
+        step = device.limits.mask_alignment_words
+        blocks = device.geometry.mask_words // step
+        taken, used = [0] * PROCESSORS, [0] * PROCESSORS
+        starts, overflow = [0] * len(costs), 0
+        shared: dict[tuple[int, int, int], int] = {}
+        for cost in sorted(costs, key=lambda cost: not cost.everywhere):
+            if not cost.words:
+                continue
+            index = cost.hardware.index
+            lanes = maps[tensor_of(index)] >> LANES * cost.hardware.first_instance
+            key = self._weight_groups[index], readers[index], lanes
+            if key in shared:
+                starts[index] = shared[key]
+                continue
+            busy = 0
+            for processor in cost.active:
+                busy |= taken[processor]
+            size = -(-cost.words // step)
+            start = _first_run(busy, size, blocks)
+            if start < 0:
+                overflow += cost.words
+                continue
+            starts[index] = shared[key] = start * step
+            for processor in cost.active:
+                taken[processor] |= ((1 << size) - 1) << start
+                used[processor] += cost.words
+        return starts, used, overflow
+
+    def _bias_overflow(self, costs: Sequence[_LayerCost], readers: Sequence[int], maps: Maps) -> int:
+        """Entries beyond the bias memories, when spread as `biases.allocate_biases` does it."""
+        entries = [cost for cost in costs if cost.bias]
+        if not entries:
+            return 0
+        quadrants = quadrants_of(_union(readers) | maps[-1])
+        used = dict.fromkeys(range(self.problem.device.num_quadrants), 0)
+        hints = self.problem.draft.hints
+        for cost in sorted(entries, key=lambda cost: (not cost.hardware.flatten, -cost.bias)):
+            allowed = hints[cost.hardware.index].bias_group or quadrants
+            used[min(allowed, key=lambda quadrant: used[quadrant])] += cost.bias
+        capacity = self.problem.device.geometry.bias_entries
+        return sum(max(0, count - capacity) for count in used.values())
+
+
+def pass_connects(processors: int, output_processors: int) -> bool:
+    """Whether a pass layer can write from one map to the other: within each quadrant, packed, from a multiple of 4.
+
+    Source:
+        spec/max78000-cnn.md sections 5.3 and 6.2.
+    """
+    for quadrant in range(PROCESSORS // QUADRANT_PROCESSORS):
+        need = quadrant_map(processors, quadrant).bit_count()
+        have = quadrant_map(output_processors, quadrant)
+        start = lowest_bit(have)
+        if have.bit_count() != need or (need and (start % LANES or have >> start != (1 << need) - 1)):
+            return False
+    return True
+
+
+def search(problem: Problem) -> Found:
+    """The best maps and offsets found.
+
+    Every group gets the candidate that is best with the groups before it; then groups change one at a time for as
+    long as something improves.
+    """
+    evaluator = Evaluator(problem)
+    choices = problem.choices
+    picked = [0] * len(choices)
+    budget = SEARCH_BUDGET
+    best = evaluator.weigh(_maps_of(problem, picked))
+    if best is None:
+        raise ValueError("a plan that is weighed alone is never cut off")
+    changed = True
+    while changed and budget > 0:
+        changed = False
+        for group in range(len(choices)):
+            for candidate in range(len(choices[group])):
+                if candidate == picked[group]:
+                    continue
+                budget -= 1
+                trial = [*picked[:group], candidate, *picked[group + 1 :]]
+                found = evaluator.weigh(_maps_of(problem, trial), best.score)
+                if found is not None and found.score < best.score:
+                    best, picked, changed = found, trial, True
+    final = evaluator.weigh(best.maps, thorough=True)
+    return final if final is not None and final.score <= best.score else best
+
+
+def _maps_of(problem: Problem, picked: Sequence[int]) -> Maps:
+    maps = [0] * (len(problem.network.layers) + 1)
+    for group, number in zip(problem.choices, picked, strict=True):
+        for tensor, found in group[number]:
+            maps[tensor] = found
+    return tuple(maps)
+
+
+def _union(maps: Sequence[int]) -> int:
+    union = 0
+    for found in maps:
+        union |= found
+    return union
+
+
+def _instance_bits(instances: Sequence[int]) -> int:
+    return sum(1 << instance for instance in instances)
+
+
+def _first_run(busy: int, size: int, blocks: int) -> int:
+    """Lowest bit from which `size` bits are free, or -1."""
+    free = ~busy & ((1 << blocks) - 1)
+    remaining = size
+    while remaining > 1:
+        half = remaining // 2
+        free &= free >> half
+        remaining -= half
+    return lowest_bit(free) if free else -1
+
+
+def _weight_groups(layers: Sequence[HardwareLayer]) -> tuple[int, ...]:
+    """Number of the first layer with the same weights; layers without weights are alone."""
+    first: dict[object, int] = {}
+    groups = []
+    for layer in layers:
+        key: object = layer.index
+        if layer.weights is not None:
+            key = (layer.weight_bits, layer.flatten_pixels, layer.weights.shape, layer.weights.tobytes())
+        groups.append(first.setdefault(key, layer.index))
+    return tuple(groups)

@@ -1,0 +1,217 @@
+"""How data flows between the layers of a model: one run of the model, watched.
+
+Owns the record of which layer reads which, through concatenations and changes of shape. Nothing of the model's code
+is interpreted, so that control flow which depends on data does not matter; and no graph library is needed. Start at
+`trace_model`.
+
+Source: spec/ai8x-training.md section 18, defect 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ai8x.nn.base import ElementwiseModule, QuantizationAwareModule
+from ai8x.nn.wrappers import evaluation_mode, unwrap_model
+
+Layer = QuantizationAwareModule | ElementwiseModule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Value:
+    """A tensor, by where it comes from.
+
+    Args:
+        kind: ``input``, ``layer`` (result of call number `call`), ``concat`` (of `parts` along the channels), ``shape``
+            (`parts` has the one tensor that was given another shape), or the name of a function that is neither.
+        shape: with the batch in front.
+        call: number of the call, for ``layer``.
+        parts: operands.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    call: int = -1
+    parts: tuple[Value, ...] = ()
+
+    def sources(self) -> Iterator[Value]:
+        """The inputs and layers from which it is made."""
+        if self.kind in ("input", "layer"):
+            yield self
+        for part in self.parts:
+            yield from part.sources()
+
+    def foreign(self) -> str:
+        """The first function on the way that is neither a concatenation nor a change of shape, or nothing."""
+        if self.kind not in ("input", "layer", "concat", "shape"):
+            return self.kind
+        return next(filter(None, (part.foreign() for part in self.parts)), "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Call:
+    """One use of a layer.
+
+    Args:
+        name: path of the layer.
+        layer: the module.
+        operands: what it read, in order.
+        output: what it returned, detached.
+    """
+
+    name: str
+    layer: Layer
+    operands: tuple[Value, ...]
+    output: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelTrace:
+    """What one run did.
+
+    Args:
+        calls: in order of execution.
+        outputs: tensors that the model returned, in order.
+    """
+
+    calls: tuple[Call, ...]
+    outputs: tuple[Value, ...]
+
+    def producers(self, call: Call) -> tuple[Call, ...]:
+        """Calls whose outputs a call reads, directly or through concatenations and other functions."""
+        return self._calls_of(call.operands)
+
+    def final_calls(self) -> tuple[Call, ...]:
+        """Calls whose outputs the model returns."""
+        return self._calls_of(self.outputs)
+
+    def _calls_of(self, values: Iterable[Value]) -> tuple[Call, ...]:
+        numbers = {source.call for value in values for source in value.sources() if source.kind == "layer"}
+        return tuple(self.calls[number] for number in sorted(numbers))
+
+
+_SHAPE_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({
+    torch.flatten, Tensor.flatten, torch.reshape, Tensor.reshape, Tensor.view, torch.squeeze, Tensor.squeeze,
+    torch.unsqueeze, Tensor.unsqueeze})
+_SAME_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout, torch.clone, Tensor.clone, Tensor.contiguous,
+    Tensor.detach, Tensor.float, Tensor.to})
+_CONCAT_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({torch.cat, torch.concat})
+
+
+class _Recorder(TorchFunctionMode):
+    """Follows tensors from call to call; functions inside a layer are the layer's own business."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self._inside = 0
+        self._values: dict[int, Value] = {}
+        self._kept: list[Tensor] = []  # keeps identities from being reused
+        self._remember(inputs, Value(kind="input", shape=tuple(inputs.shape)))
+
+    def _remember(self, tensor: Tensor, value: Value) -> None:
+        self._kept.append(tensor)
+        self._values[id(tensor)] = value
+
+    def value(self, tensor: Tensor) -> Value:
+        """Where a tensor comes from; one that was not seen is a constant."""
+        return self._values.get(id(tensor)) or Value(kind="constant", shape=tuple(tensor.shape))
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (),
+                           kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if not self._inside:
+            known = [self._values[id(t)] for t in _tensors((args, kwargs)) if id(t) in self._values]
+            if known:
+                for tensor in _tensors(result):
+                    self._remember(tensor, _derived(func, tensor, tuple(known), args, kwargs))
+        return result
+
+    def enter_layer(self) -> None:
+        """A layer starts."""
+        self._inside += 1
+
+    def leave_layer(self, name: str, layer: Layer, operands: tuple[Value, ...], output: Tensor) -> None:
+        """A layer is done."""
+        self._inside -= 1
+        self.calls.append(Call(name=name, layer=layer, operands=operands, output=output.detach()))
+        self._remember(output, Value(kind="layer", shape=tuple(output.shape), call=len(self.calls) - 1))
+
+
+def _derived(func: Callable[..., Any], tensor: Tensor, known: tuple[Value, ...], args: tuple[Any, ...],
+             kwargs: Mapping[str, Any]) -> Value:
+    """The value of a function's result."""
+    shape = tuple(tensor.shape)
+    if func in _SAME_FUNCTIONS and shape == known[0].shape:
+        return known[0]
+    if func in _SHAPE_FUNCTIONS and shape[:1] == known[0].shape[:1]:
+        return Value(kind="shape", shape=shape, parts=known[:1])
+    if func in _CONCAT_FUNCTIONS and (args[1] if len(args) > 1 else kwargs.get("dim", 0)) == 1:
+        return Value(kind="concat", shape=shape, parts=known)
+    return Value(kind=getattr(func, "__name__", "function"), shape=shape, parts=known)
+
+
+def _tensors(nested: Any) -> Iterator[Tensor]:
+    """Tensors in nested tuples, lists and mappings."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, Mapping):
+        for entry in nested.values():
+            yield from _tensors(entry)
+    elif isinstance(nested, (tuple, list)):
+        for entry in nested:
+            yield from _tensors(entry)
+
+
+class _Hooks:
+    """The hooks of one layer."""
+
+    def __init__(self, recorder: _Recorder, name: str) -> None:
+        self._recorder = recorder
+        self._name = name
+        self._operands: list[tuple[Value, ...]] = []
+
+    def before(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        self._operands.append(tuple(self._recorder.value(t) for t in _tensors(args)))
+        self._recorder.enter_layer()
+
+    def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not isinstance(layer, (QuantizationAwareModule, ElementwiseModule)):
+            raise TypeError(f"hook of {type(layer).__name__}")
+        self._recorder.leave_layer(self._name, layer, self._operands.pop(), output)
+
+
+def layers_of(model: nn.Module) -> dict[str, Layer]:
+    """Every layer and element-wise operation of a model by its path, in registration order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, (QuantizationAwareModule, ElementwiseModule))}
+
+
+def trace_model(model: nn.Module, inputs: Tensor) -> ModelTrace:
+    """Run a model once in evaluation mode and record what its layers read and returned.
+
+    Args:
+        model: possibly inside wrappers; its training flags are put back.
+        inputs: one batch, on the device of the model.
+    """
+    inner = unwrap_model(model)
+    recorder = _Recorder(inputs)
+    handles = []
+    for name, module in layers_of(inner).items():
+        hooks = _Hooks(recorder, name)
+        handles += [module.register_forward_pre_hook(hooks.before), module.register_forward_hook(hooks.after)]
+    try:
+        with evaluation_mode(inner), recorder:
+            outputs = inner(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ModelTrace(calls=tuple(recorder.calls), outputs=tuple(recorder.value(t) for t in _tensors(outputs)))
