@@ -316,4 +316,5 @@ def _write_error(path: Path, error: OSError) -> UserError:
         with contextlib.suppress(OSError):
             found += f", {shutil.disk_usage(path.parent).free} bytes free"
     return user_error("E0810", "writing failed; what was there before is unchanged", source=Source(file=str(path)),
-                      found=found, allowed="a place that can be written to", help="free some space, or choose a folder that you may write to")
+                      found=found, allowed="a place that can be written to",
+                      help="free some space, or choose a folder that you may write to")

@@ -42,7 +42,8 @@ def chip_report(network: Network, lowered: LoweredModel, milliseconds: Mapping[i
         total_cycles=sum(row.cycles for row in rows), total_time_us=sum(row.time_us for row in rows), timing_note=note,
         memory_maps=(_memory_map("KPU memory", "lines of 64 bytes", lowered, lowered.kpu_plan),
                      _memory_map("Main buffer", "bytes", lowered, lowered.main_plan)),
-        resources=_resources(lowered), unverified=_unverified_facts(lowered), files=files)
+        resources=_resources(lowered), unverified=_unverified_facts(lowered), files=files,
+        proofs=lowered.proofs)
 
 
 def _layer_row(network: Network, lowered: LoweredModel, index: int, step: Step,

@@ -37,7 +37,8 @@ def chip_report(network: Network, plan: LoweringPlan, files: Mapping[str, int],
     clock_hz = clock_hz or plan.device.clock_hz
     works = [work_from_layer(layer, kernels) for layer, kernels in zip(plan.layers, plan.kernels.kernels, strict=True)]
     total = network_cycles(works)
-    rows = tuple(_layer_row(layer, layer_cycles(work), clock_hz) for layer, work in zip(plan.layers, works, strict=True))
+    rows = tuple(_layer_row(layer, layer_cycles(work), clock_hz)
+                 for layer, work in zip(plan.layers, works, strict=True))
     streaming = any(layer.streaming for layer in plan.layers)
     return ChipReport(
         target=TARGET, title=plan.device.name.upper(), clock_hz=clock_hz, layers=rows, total_cycles=total,

@@ -21,8 +21,8 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
         console.print(chip_table(report, chip))
         for resource in chip.resources:
             share = resource.used / resource.capacity
-            console.print(f"  {resource.name}: {resource.used:,} of {resource.capacity:,} {resource.unit} ({share:.1%})",
-                          markup=False)
+            use = f"{resource.used:,} of {resource.capacity:,} {resource.unit} ({share:.1%})"
+            console.print(f"  {resource.name}: {use}", markup=False)
         console.print(f"  Time: {chip.total_cycles:,} cycles, {chip.total_time_us / 1e3:.3f} ms at "
                       f"{chip.clock_hz / 1e6:.0f} MHz; {chip.timing_note}\n", markup=False)
     console.print("Verification against the reference, every layer, exactly:")
@@ -54,7 +54,8 @@ def layer_table(report: Report) -> Table:
                           ("MACs", "right"), ("weights", "right"), ("bits", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in report.layers:
-        table.add_row(str(row.index), escape(row.name), escape(row.operator), "x".join(str(size) for size in row.out_shape),
+        shape = "x".join(str(size) for size in row.out_shape)
+        table.add_row(str(row.index), escape(row.name), escape(row.operator), shape,
                       f"{row.macs:,}", f"{row.weight_bytes:,}", str(row.weight_bits or ""))
     table.add_section()
     table.add_row("", "total", "", "", f"{report.total_macs:,}", f"{report.total_weight_bytes:,}", "")

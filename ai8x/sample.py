@@ -59,7 +59,8 @@ def find_sample(path: Path | None, checkpoint: Checkpoint, dataset: str, dataset
         dataset_item: looks that up.
 
     Raises:
-        UserError: E0640 to E0642, a file that is no sample, or an impossible shape in the checkpoint; E0643, nothing tells the input's shape.
+        UserError: E0640 to E0642, a file that is no sample, or an impossible shape in the checkpoint; E0643, nothing
+            tells the input's shape.
     """
     if path is not None:
         return Sample(values=read_sample(path), origin=f"file {path.name}")
@@ -71,7 +72,8 @@ def find_sample(path: Path | None, checkpoint: Checkpoint, dataset: str, dataset
     if checkpoint.input_shape is None:
         raise user_error("E0643", "nothing tells the shape of the network's input",
                          source=Source(file=checkpoint.file), found="no sample in the checkpoint, and the data set "
-                         f"'{dataset}' is not to be had here", help="add --sample-input FILE.npy, an integer array (C, H, W)")
+                         f"'{dataset}' is not to be had here",
+                         help="add --sample-input FILE.npy, an integer array (C, H, W)")
     if math.prod(checkpoint.input_shape) > SAMPLE_LIMIT_BYTES:
         raise user_error("E0642", "the input that the checkpoint names is too large",
                          source=Source(file=checkpoint.file), found=f"input_shape {checkpoint.input_shape}",
@@ -110,7 +112,7 @@ def repeat_words(sample: Sample, *, words: int, increment: int) -> Sample:
     pixels = made.astype("<u4")[..., None].view(np.uint8).reshape(len(lanes), height * width, 4)
     planes = [pixels[channel // 4, :, channel % 4].reshape(height, width) for channel in range(channels)]
     values = np.stack(planes).view(np.int8)
-    return Sample(values=values, origin=f"the first {words} words of {sample.origin}, repeated with {increment:#x} added")
+    return Sample(values=values, origin=f"first {words} words of {sample.origin}, repeated with {increment:#x} added")
 
 
 def read_sample(path: Path) -> NDArray[np.int8]:

@@ -179,22 +179,15 @@ def verify_firmware(subject: Subject, announce: Announce) -> Verdict:
         subject: the project.
         announce: told about progress.
     """
-    witness, program, folder = "firmware", subject.program, subject.folder
-    two_cores = subject.options.code.core is Core.RISCV
-    if missing := missing_tools() or (missing_tools(RISCV) if two_cores else ""):
-        return Verdict(witness=witness, skipped=missing)
-    if two_cores or subject.options.code.forever:
-        announce("max78000: compiling the project")
-        with tempfile.TemporaryDirectory(prefix="ai8x-build-") as build:
-            build_project(folder, build_dir=Path(build))
-        reason = "there is no emulator of the RISC-V core" if two_cores else "--forever has no end"
-        return Verdict(witness=witness, skipped=f"built, not run: {reason}")
+    witness, program = "firmware", subject.program
+    if (skipped := _not_run(subject, announce)) is not None:
+        return skipped
     announce("max78000: compiling the project and running it on the virtual board")
     accelerator = Accelerator(seed=SEEDS[0], powered=False)
     writes: list[tuple[int, int, int]] = []
     try:
         with tempfile.TemporaryDirectory(prefix="ai8x-build-") as build:
-            elf = build_project(folder, build_dir=Path(build))
+            elf = build_project(subject.folder, build_dir=Path(build))
             result = run_firmware(elf, accelerator, lambda: inference_cycles(accelerator),
                                   on_bus_write=lambda *write: writes.append(write))
     except HardwareFault as fault:
@@ -210,6 +203,21 @@ def verify_firmware(subject: Subject, announce: Announce) -> Verdict:
         return Verdict(witness=witness, difference=first_write_difference(expected, writes))
     trace = subject.trace_of(ENERGY_RUNS if subject.options.code.energy else 1)
     return compare_layers(witness, subject.network, subject.plan.layers, accelerator, trace)
+
+
+def _not_run(subject: Subject, announce: Announce) -> Verdict | None:
+    """The verdict where firmware cannot be run: no tools, or built only; None where it can."""
+    code = subject.options.code
+    two_cores = code.core is Core.RISCV
+    if missing := missing_tools() or (missing_tools(RISCV) if two_cores else ""):
+        return Verdict(witness="firmware", skipped=missing)
+    if not (two_cores or code.forever):
+        return None
+    reason = "no emulator of the RISC-V core" if two_cores else "--forever has no end"
+    announce("max78000: compiling the project")
+    with tempfile.TemporaryDirectory(prefix="ai8x-build-") as build:
+        build_project(subject.folder, build_dir=Path(build))
+    return Verdict(witness="firmware", skipped=f"built, not run: {reason}")
 
 
 def inference_cycles(accelerator: Accelerator) -> int:

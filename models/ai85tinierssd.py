@@ -40,6 +40,7 @@ class TinierSSD(nn.Module):
         priors_cxcy: default boxes (P, 4): centre x and y, width, height in [0, 1].
     """
 
+    priors_cxcy: Tensor
     are_locations_wide = True
     are_scores_wide = True
 

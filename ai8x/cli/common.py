@@ -56,10 +56,14 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], *, json_errors: bool = 
 
 
 def _internal_error_text(error: Exception) -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="ai8x-", suffix=".log", delete=False) as log:
-        traceback.print_exception(error, file=log)
-    return (f"error[I0001]: internal error: {type(error).__name__}: {error}\n"
-            f"  help:    this is a defect of ai8x; please report it with {log.name}, or run again with --debug")
+    headline = f"error[I0001]: internal error: {type(error).__name__}: {error}\n"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="ai8x-", suffix=".log", delete=False) as log:
+            traceback.print_exception(error, file=log)
+    except OSError:  # no room for a log file: the message must come out all the same
+        return f"{headline}  help:    this is a defect of ai8x; please run again with --debug and report what it prints"
+    return (f"{headline}  help:    this is a defect of ai8x; please report it with {log.name}, or run again with "
+            "--debug")
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -50,8 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
                              "(default: the checkpoint's, else the data set's first test item)")
     output = parser.add_argument_group("output")
     output.add_argument("--target", choices=("max78000", "k210", "all"), default="all", help="chip (default: all)")
-    output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: out/<name of the network file>)")
-    output.add_argument("--overwrite", action="store_true", help="replace an output folder with files that are not ours")
+    output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: out/<name of the network>)")
+    output.add_argument("--overwrite", action="store_true", help="replace an output folder with foreign files")
     chip = parser.add_argument_group("chip")
     chip.add_argument("--avg-pool-rounding", action="store_true", help="average pooling rounds instead of truncating")
     check = parser.add_argument_group("verification")
@@ -75,7 +75,7 @@ def _add_vendor_spellings(parser: CommandParser) -> None:
     parser.advanced(group, "--config-file", type=Path, metavar="NET.yaml", help="network description")
     parser.advanced(group, "--checkpoint-file", type=Path, metavar="CKPT", help="quantised checkpoint")
     parser.advanced(group, "--test-dir", type=Path, metavar="DIR", help="parent of the output folder")
-    parser.advanced(group, "--prefix", metavar="NAME", help="name of the output folder (default: that of the network file)")
+    parser.advanced(group, "--prefix", metavar="NAME", help="name of the output folder (default: the network's)")
     parser.advanced(group, "--device", metavar="NAME", help="chip, such as MAX78000")
 
 

@@ -75,7 +75,7 @@ def add_project_options(parser: CommandParser) -> None:
 
 def _add_run_options(parser: CommandParser, group: argparse._ArgumentGroup) -> None:
     parser.advanced(group, "--boost", metavar="PORT.PIN", help="drive this pin high while the network is in use")
-    parser.advanced(group, "--max-verify-length", type=int, metavar="N", help="compare N words of the known answer only")
+    parser.advanced(group, "--max-verify-length", type=int, metavar="N", help="compare N words of the answer only")
     parser.advanced(group, "--debugwait", type=int, default=2, metavar="S",
                     help="seconds before the accelerator is switched on (default: 2)")
     parser.advanced(group, "--softmax", dest="softmax", action="store_true", help="print a class table (the default)")

@@ -11,6 +11,7 @@ Source: generalises spec/k210-kmodel.md section 13.3 from 2x2 cells to any count
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,9 @@ def average_parameters(weights: NDArray[Any], count: int, *, rounded: bool) -> K
     bias = np.zeros(len(weights), np.int64)
     worst = worst_accumulator(weights, bias)
     table = staircase_table(count, rounded=rounded)
-    return build_parameters(weights, mul=np.full(len(weights), 2 << BN_SHIFT), bn_shift=BN_SHIFT, addend=bias,
-                            table=table, worst_sum=worst, worst_value=2 * worst)
+    parameters = build_parameters(weights, mul=np.full(len(weights), 2 << BN_SHIFT), bn_shift=BN_SHIFT, addend=bias,
+                                  table=table, worst_sum=worst, worst_value=2 * worst)
+    return replace(parameters, form=f"average of {count} cells, all {255 * count + 1} sums tried; ")
 
 
 def staircase_table(count: int, *, rounded: bool) -> ActivationTable:

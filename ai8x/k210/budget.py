@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ai8x.errors import Diagnostic, Diagnostics
+from ai8x.errors import Diagnostic, Diagnostics, UserError
+from ai8x.k210.constraints import runs_in_float
 from ai8x.k210.device import K210
 from ai8x.k210.steps import KpuMap, LoweredSteps, Step, buffer_written, map_written
 from ai8x.memory import Buffer, MemoryPlan
-from ai8x.network.ir import Network
+from ai8x.network.ir import Layer, Network
 
 _SHOWN = 5
 """Tensors named in a message."""
@@ -85,6 +86,33 @@ def _remedy(plan: MemoryPlan, step: int, names: Mapping[str, str]) -> str:
         return f"halve the height and width of the first layers; '{name}' alone is not enough"
     keep = 100 * (largest.size - excess) // largest.size
     return f"reduce the channels of '{name}' to {keep} % of what they are, or pool before it"
+
+
+def check_budget(network: Network, file_bytes: int, main_bytes: int) -> None:
+    """Refuse a model that does not fit general RAM together with its main buffer.
+
+    Raises:
+        UserError: E0452, with the budget of every runtime and the layer whose weights take most.
+    """
+    total, capacity = file_bytes + main_bytes, K210.memory.general_bytes
+    if total <= capacity:
+        return
+    largest = max(network.layers, key=_file_bytes)
+    budgets = "; ".join(f"{runtime} {available}" for runtime, (_, available) in
+                        memory_budgets(file_bytes, main_bytes).items())
+    raise UserError(Diagnostic(
+        code="E0452", message=f"k210: '{network.name}' does not fit the general RAM", source=largest.source,
+        layer=largest.name, layer_index=largest.index,
+        found=f"{file_bytes} bytes of kmodel and {main_bytes} bytes of main buffer",
+        allowed=f"{capacity} bytes in all; practical budgets: {budgets}",
+        help=f"reduce the weights of '{largest.name}', which take {_file_bytes(largest)} bytes of the file"))
+
+
+def _file_bytes(layer: Layer) -> int:
+    """Bytes of a layer's weights in the file: one each, four where float32 computes."""
+    if layer.weights is None:
+        return 0
+    return layer.weights.size * (4 if runs_in_float(layer) else 1)
 
 
 def memory_budgets(file_bytes: int, main_bytes: int) -> dict[str, tuple[int, int]]:

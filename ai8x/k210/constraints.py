@@ -20,6 +20,10 @@ EXACT_FLOAT = 1 << 24
 """Integers below this magnitude are exact in float32, the arithmetic of CPU layers."""
 
 
+MAX_FEATURES = 9 * K210.limits.max_channels
+"""Features that one KPU layer reads: nine for each channel, through a 3x3 kernel."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What a rule found: the sentence, the offending value and what to write instead."""
@@ -102,17 +106,33 @@ def channels_fit(layer: Layer, network: Network) -> Finding | None:
                    help="use fewer channels, or --target max78000")
 
 
+def maps_fit(layer: Layer, network: Network) -> Finding | None:
+    """Two-dimensional maps that a kernel larger than 1x1 works on have up to 256 rows and 512 columns.
+
+    Source: section 7.
+    """
+    limits, conv = K210.limits, layer.conv
+    shapes = (layer.pooled_shape, layer.out_shape)
+    is_local = conv is not None and max(conv.kernel) > 1 and min(shape.width for shape in shapes) > 1
+    height, width = (max(sizes) for sizes in zip(*((s.height, s.width) for s in shapes), strict=True))
+    if not is_local or (height <= limits.max_height and width <= limits.max_width):
+        return None
+    return Finding(code="E0363", message="the map is too large for the KPU", found=f"{height} rows, {width} columns",
+                   help="crop or shrink the input, or pool earlier")
+
+
 def runs_in_float(layer: Layer) -> bool:
-    """Whether a Linear runs on the CPU: a wide output, or more features than the KPU has channels."""
-    return layer.op is Op.LINEAR and (layer.output_bits != 8 or layer.conv_in_channels > K210.limits.max_channels)
+    """Whether a Linear runs on the CPU: a wide output, or more features than one KPU layer reads."""
+    return layer.op is Op.LINEAR and (layer.output_bits != INT8.bits or layer.conv_in_channels > MAX_FEATURES)
 
 
 def linear_reads_features(layer: Layer, network: Network) -> Finding | None:
-    """A Linear on the CPU reads a vector of features; one that is applied to every pixel has at most 1024 channels.
+    """A Linear of more than 1024 features reads a vector; one that is applied to every pixel has at most 1024 channels.
 
     Source: section 13.2.
     """
-    if not runs_in_float(layer) or layer.out_shape.height * layer.out_shape.width == 1:
+    is_pixelwise = layer.out_shape.height * layer.out_shape.width > 1
+    if layer.op is not Op.LINEAR or layer.conv_in_channels <= K210.limits.max_channels or not is_pixelwise:
         return None
     return Finding(code="E0357", message="this Linear has no exact KPU form",
                    found=f"{layer.operand_shape}, every pixel", help="flatten its input, or use fewer channels")
@@ -142,8 +162,8 @@ def worst_float_sum(layer: Layer) -> int:
 
 
 RULES: tuple[Rule, ...] = (
-    operator_is_available, no_state_is_kept, output_is_eight_bit_or_linear, channels_fit, linear_reads_features,
-    linear_is_exact_in_float,
+    operator_is_available, no_state_is_kept, output_is_eight_bit_or_linear, channels_fit, maps_fit,
+    linear_reads_features, linear_is_exact_in_float,
 )
 """Every rule, in the order in which findings are shown."""
 

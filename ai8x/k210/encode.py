@@ -23,6 +23,7 @@ from ai8x.k210.kmodel_layers import (
     Act,
     Dequantize,
     FullyConnected,
+    GlobalAveragePool2d,
     K210AddPadding,
     K210Conv,
     K210RemovePadding,
@@ -133,5 +134,9 @@ def _encode_cpu(step: CpuStep, places: Places) -> KModelLayer:
     if step.op is CpuOp.REQUANTIZE:
         assert step.table is not None
         return Requantize(input=source, output=target, count=step.target.elements, table=step.table)
+    if step.op is CpuOp.GLOBAL_AVERAGE_POOL2D:
+        channels = step.target.elements
+        return GlobalAveragePool2d(input=source, output=target, kernel_size=step.source.elements // channels,
+                                   channels=channels)
     layer = Dequantize if step.op is CpuOp.DEQUANTIZE else Quantize
     return layer(input=source, output=target, count=step.target.elements, scale=step.scale, bias=step.offset)

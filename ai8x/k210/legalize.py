@@ -9,6 +9,8 @@ Source: spec/k210-kmodel.md sections 13.2, 13.3 and 14.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,8 +21,9 @@ from ai8x.errors import Diagnostic, UserError
 from ai8x.k210.builder import ConvWork, StepBuilder, arranged_size, copying_parameters, fold
 from ai8x.k210.constraints import is_non_negative, operands_are_non_negative, runs_in_float
 from ai8x.k210.device import K210
-from ai8x.k210.frames import AxisWork, Frame
-from ai8x.k210.legalize_conv import Fused, convolved
+from ai8x.k210.frames import KERNEL_TAPS, AxisWork, Frame
+from ai8x.k210.gather import Dense, Row
+from ai8x.k210.legalize_conv import Fused, convolved, with_pool
 from ai8x.k210.legalize_pool import PoolRequest, carried_pool, pooled
 from ai8x.k210.parameters import ZERO_POINT, NotExact
 from ai8x.k210.steps import (
@@ -34,9 +37,12 @@ from ai8x.k210.steps import (
     MapView,
 )
 from ai8x.k210.tensors import Tensor, row_shape
-from ai8x.network.ir import NETWORK_INPUT, Activation, Eltwise, Layer, Network, Op, PoolSpec, TensorShape
+from ai8x.network.ir import NETWORK_INPUT, Activation, ConvSpec, Eltwise, Layer, Network, Op, PoolSpec, TensorShape
 
 _NO_POOL = PoolSpec()
+
+_PATCH = KERNEL_TAPS * KERNEL_TAPS
+"""Features that one channel of a 3x3 map holds."""
 
 
 def legalize(network: Network) -> LoweredSteps:
@@ -64,8 +70,6 @@ def in_rows(layer: Layer) -> Layer:
     shape = layer.operand_shape
     if shape.width > 1 or shape.height == 1 or layer.out_shape.width > 1:
         return layer
-    turned = replace(layer.pool, window=layer.pool.window[::-1], stride=layer.pool.stride[::-1],
-                     dilation=layer.pool.dilation[::-1])
     conv, weights = layer.conv, layer.weights
     if conv is not None:
         conv = replace(conv, kernel=conv.kernel[::-1], padding=conv.padding[::-1], stride=conv.stride[::-1],
@@ -73,8 +77,24 @@ def in_rows(layer: Layer) -> Layer:
     if weights is not None:
         weights = weights.swapaxes(2, 3)
     out = layer.out_shape
-    return replace(layer, operand_shape=row_shape(shape), pool=turned, conv=conv, weights=weights,
+    return replace(layer, operand_shape=row_shape(shape), pool=turned(layer.pool), conv=conv, weights=weights,
                    out_shape=TensorShape(out.channels, out.width, out.height))
+
+
+@contextmanager
+def _naming(layer: Layer) -> Iterator[None]:
+    """Refusals of numbers and maps get the layer's name and place."""
+    try:
+        yield
+    except NotExact as error:
+        raise UserError(Diagnostic(
+            code="E0360", message=f"k210: {error}", source=layer.source, layer=layer.name, layer_index=layer.index,
+            help="make the layer smaller, or use --target max78000")) from error
+
+
+def turned(pool: PoolSpec) -> PoolSpec:
+    """The same pooling with rows and columns exchanged."""
+    return replace(pool, window=pool.window[::-1], stride=pool.stride[::-1], dilation=pool.dilation[::-1])
 
 
 class _Legalizer:
@@ -91,14 +111,10 @@ class _Legalizer:
         self._tensors[NETWORK_INPUT, _NO_POOL] = tensor
 
     def run(self) -> LoweredSteps:
-        for original in self._network.layers:
-            try:
-                self._layer(original)
-            except NotExact as error:
-                raise UserError(Diagnostic(
-                    code="E0360", message=f"k210: {error}", source=original.source, layer=original.name,
-                    layer_index=original.index, help="make the layer smaller, or use --target max78000")) from error
-        outputs = tuple(self._output(index) for index in self._network.outputs)
+        for layer in self._network.layers:
+            with _naming(layer):
+                self._layer(layer)
+        outputs = tuple(self._output(self._network.layers[index]) for index in self._network.outputs)
         self._end_in_main_memory()
         return LoweredSteps(steps=tuple(self._builder.steps), input_map=self._input_map,
                             results=tuple(self._results), outputs=outputs)
@@ -110,8 +126,7 @@ class _Legalizer:
             return
         layer = in_rows(original)
         if layer.op is Op.PASSTHROUGH:
-            operands, pool = self._operands(layer), _NO_POOL
-            tensor = operands[0] if len(operands) == 1 else self._builder.identity(operands, layer, layer.name)
+            tensor, pool = self._passthrough(layer)
         elif runs_in_float(layer):
             self._linear(layer)
             return
@@ -119,6 +134,14 @@ class _Legalizer:
             done = convolved(self._builder, self._flattened(layer), self._features(layer), self._fused(layer))
             tensor, pool = done.tensor, done.pool
         self._made(layer, tensor, pool)
+
+    def _passthrough(self, layer: Layer) -> tuple[Tensor, PoolSpec]:
+        """A layer without weights; a combination may do its consumers' pooling at once."""
+        fused = self._fused(layer)
+        if layer.eltwise is not None and (layer.pool_first or layer.pool.is_identity) and fused:
+            return self._combined(layer, self._eltwise_operands(layer), fused), fused.pool
+        operands = self._operands(layer)
+        return operands[0] if len(operands) == 1 else self._builder.identity(operands, layer, layer.name), _NO_POOL
 
     # ------------------------------------------------------------------------------------------ results
 
@@ -135,7 +158,8 @@ class _Legalizer:
         self._tensors[layer.index, pool] = tensor.reshaped(row_shape(tensor.shape)) if pool.is_identity else tensor
         made = [self._builder.made_by(part.name) for frame in tensor.frames[:1] for part in frame.view.parts]
         steps = tuple(index for index in made if index is not None)
-        seen = None if pool.is_identity else pool
+        is_turned = layer.out_shape != self._network.layers[layer.index].out_shape
+        seen = None if pool.is_identity else turned(pool) if is_turned else pool
         if steps and all(isinstance(self._builder.steps[index], ConvStep) for index in steps):
             self._results.append(LayerResult(layer=layer.index, steps=steps, window=tensor.frames[0].window, pool=seen))
             return
@@ -143,11 +167,12 @@ class _Legalizer:
         assert step is not None
         self._results.append(LayerResult(layer=layer.index, steps=(step,), pool=seen))
 
-    def _output(self, index: int) -> MainBuffer:
-        source = resolve_alias(index, self._network)
+    def _output(self, layer: Layer) -> MainBuffer:
+        source = resolve_alias(layer.index, self._network)
         if source in self._floats:
             return self._floats[source]
-        return self._builder.main_of(self._tensors[source, _NO_POOL], self._network.layers[index])
+        with _naming(layer):
+            return self._builder.main_of(self._tensors[source, _NO_POOL], layer)
 
     def _end_in_main_memory(self) -> None:
         """The runner ends only behind a layer whose result leaves the KPU; section 8.1."""
@@ -194,17 +219,29 @@ class _Legalizer:
         """What the layer's convolution reads: pooled, combined."""
         if layer.eltwise is None:
             return [self._pooled(index, layer, layer.pool) for index in layer.inputs]
-        early = layer.pool if layer.pool_first else _NO_POOL
-        tensors = [self._pooled(index, layer, early) for index in layer.inputs]
-        combined = self._combined(layer, tensors)
-        if layer.pool_first:
-            return [combined]
-        non_negative = operands_are_non_negative(layer, self._network)
-        request = PoolRequest(layer=layer, pool=layer.pool, non_negative=non_negative)
-        return [pooled(self._builder, combined, request)]
+        tensors = self._eltwise_operands(layer)
+        if layer.pool_first or layer.pool.is_identity:
+            return [self._combined(layer, tensors)]
+        request = PoolRequest(layer=layer, pool=layer.pool,
+                              non_negative=operands_are_non_negative(layer, self._network))
+        shape = layer.operand_shape
+        size = layer.pool.output_size(shape.height, shape.width)
+        if carried := carried_pool(layer.pool, size, floor_is_exact=request.floor_is_exact):
+            return [self._combined(layer, tensors, Fused(pool=layer.pool, carried=carried, size=size))]
+        return [pooled(self._builder, self._combined(layer, tensors), request)]
 
-    def _combined(self, layer: Layer, tensors: list[Tensor]) -> Tensor:
-        """The element-wise combination as a 1x1 convolution of the operands; section 13.2."""
+    def _eltwise_operands(self, layer: Layer) -> list[Tensor]:
+        early = layer.pool if layer.pool_first else _NO_POOL
+        return [self._pooled(index, layer, early) for index in layer.inputs]
+
+    def _combined(self, layer: Layer, tensors: list[Tensor], fused: Fused | None = None) -> Tensor:
+        """The element-wise combination as a 1x1 convolution of the operands; section 13.2.
+
+        Args:
+            layer: the layer that combines.
+            tensors: its operands.
+            fused: pooling to be done behind it.
+        """
         unique = list(dict.fromkeys(tensors))
         channels = layer.operand_shape.channels
         factors = dict.fromkeys(unique, 0)
@@ -217,7 +254,7 @@ class _Legalizer:
         work = ConvWork(name=f"{layer.name}: {layer.eltwise.value}", layer=layer, weights=weights,
                         rows=AxisWork(length=shape.height, count=shape.height),
                         columns=AxisWork(length=shape.width, count=shape.width), parameters=copying_parameters)
-        result = self._builder.convolve(unique, work)
+        result = self._builder.convolve(unique, with_pool(work, fused) if fused else work)
         assert result is not None
         return result
 
@@ -255,22 +292,39 @@ class _Legalizer:
     # ------------------------------------------------------------------------------------------ Linear
 
     def _flattened(self, layer: Layer) -> Layer:
-        """A Linear on features as a 1x1 convolution of a 1x1 map."""
-        if layer.op is not Op.LINEAR or not layer.flatten:
+        """A Linear on features as a convolution of a 1x1 map, or of a 3x3 map where the features are too many."""
+        if not reads_features(layer):
             return layer
+        assert layer.weights is not None
         features = layer.conv_in_channels
-        return replace(layer, operand_shape=TensorShape(features, 1, 1), flatten=False, pool=_NO_POOL)
+        if features <= K210.limits.max_channels:
+            return replace(layer, operand_shape=TensorShape(features, 1, 1), flatten=False, pool=_NO_POOL, eltwise=None,
+                           inputs=layer.inputs[:1])
+        channels = -(-features // _PATCH)
+        weights = np.zeros((len(layer.weights), channels * _PATCH), np.int64)
+        weights[:, :features] = layer.weights.reshape(len(weights), features)
+        patches = TensorShape(channels, KERNEL_TAPS, KERNEL_TAPS)
+        return replace(layer, op=Op.CONV2D, operand_shape=patches, flatten=False, pool=_NO_POOL, eltwise=None,
+                       conv=ConvSpec(kernel=(KERNEL_TAPS, KERNEL_TAPS)), inputs=layer.inputs[:1],
+                       weights=weights.reshape(len(weights), *patches.as_tuple()))
 
     def _features(self, layer: Layer) -> list[Tensor]:
-        operands = self._operands(layer)
-        if layer.op is not Op.LINEAR or not layer.flatten:
+        """What the convolution of `_flattened` reads."""
+        operands, features = self._operands(layer), layer.conv_in_channels
+        if not reads_features(layer):
             return operands
         if len(operands) > 1:
-            shape = operands[0].shape
-            channels = sum(tensor.shape.channels for tensor in operands)
-            whole = self._builder.concatenated(operands, layer)
-            operands = [Tensor(shape=TensorShape(channels, shape.height, shape.width), main=whole)]
-        return [operands[0].reshaped(TensorShape(layer.conv_in_channels, 1, 1))]
+            vector = Tensor(shape=TensorShape(features, 1, 1), main=self._builder.concatenated(operands, layer))
+        else:
+            vector = operands[0].reshaped(TensorShape(features, 1, 1))
+        if features <= K210.limits.max_channels or runs_in_float(layer):
+            return [vector]
+        channels = -(-features // _PATCH)
+        source = Dense(buffer=self._builder.main_of(vector, layer), shape=TensorShape(1, 1, features))
+        patches = TensorShape(channels, KERNEL_TAPS, KERNEL_TAPS)
+        row = TensorShape(1, 1, patches.numel)
+        padded = self._builder.gather(source, [Row(0, 0, 0)], row, f"{layer.name}: pad", layer)
+        return [Tensor(shape=patches, main=padded)]
 
     def _linear(self, layer: Layer) -> None:
         """FULLY_CONNECTED on whole numbers below 2**24, which float32 holds exactly; section 13.2."""
@@ -301,6 +355,11 @@ class _Legalizer:
                                      target=target, scale=scale, offset=-ZERO_POINT * scale))
         tensor = Tensor(shape=layer.out_shape, main=target)
         return self._builder.mapped(tensor, layer, absolute) if layer.activation is Activation.ABS else tensor
+
+
+def reads_features(layer: Layer) -> bool:
+    """Whether a Linear reads a vector: a flattened map, or more channels than a KPU layer of a 1x1 map."""
+    return layer.op is Op.LINEAR and (layer.flatten or layer.pooled_shape.height * layer.pooled_shape.width == 1)
 
 
 def absolute(values: NDArray[np.int64]) -> NDArray[np.int64]:

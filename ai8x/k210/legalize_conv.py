@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ai8x.arithmetic import BIAS_SHIFT, INT8
 from ai8x.k210.builder import ConvWork, StepBuilder, copying_parameters, dense_weights, fold
 from ai8x.k210.device import K210
-from ai8x.k210.frames import KERNEL_TAPS, AxisWork, Frame
+from ai8x.k210.frames import KERNEL_TAPS, AxisWork, Frame, side_by_side
 from ai8x.k210.gather import Dense, Row, interleave_ranges, tap_rows
 from ai8x.k210.legalize_pool import KpuPool, carried_pool, subsampled
 from ai8x.k210.parameters import KpuParameters, absolute_parameters, exact_parameters
@@ -61,6 +61,7 @@ class ShiftedSum:
     """
 
     def __init__(self, layer: Layer, bias: NDArray[np.int64]) -> None:
+        self._layer = layer
         self._bias = bias
         self._shift = BIAS_SHIFT - layer.output_shift
         self._low = 0 if layer.activation is Activation.RELU else INT8.min
@@ -73,6 +74,11 @@ class ShiftedSum:
         index = np.arange(channels.start, channels.stop)
         outputs = len(self._bias)
         return absolute_parameters(weights, self._bias[index % outputs], index >= outputs, shift=self._shift)
+
+
+    def part(self, channels: slice) -> ShiftedSum:
+        """The same for some of the output channels."""
+        return ShiftedSum(self._layer, self._bias[channels])
 
 
 def layer_bias(layer: Layer) -> NDArray[np.int64]:
@@ -139,20 +145,20 @@ def _direct(builder: StepBuilder, layer: Layer, operands: Sequence[Tensor], fuse
                                                                          pool=picked.code)))
         result = activated(builder, operands, work)
         return Convolved(tensor=subsampled(builder, result, layer, conv.stride, size))
-    if fused is None or depthwise:
+    absolute_in_parts = layer.activation is Activation.ABS and 2 * len(weights) > K210.limits.max_channels
+    if fused is None or depthwise or absolute_in_parts:
         return Convolved(tensor=activated(builder, operands, work))
     return _fused(builder, operands, work, fused)
 
 
 def _fused(builder: StepBuilder, operands: Sequence[Tensor], work: ConvWork, fused: Fused) -> Convolved:
     """The convolution with the pooling behind it, unless only a plain one can use the maps that exist."""
-    rows, columns = fused.carried.axes((work.rows, work.columns), fused.size)
-    pooling = replace(work, rows=rows, columns=columns, pool=fused.carried.code)
+    pooling = with_pool(work, fused)
     if work.layer.activation is Activation.ABS:
         halves = builder.convolve(operands, _both_halves(work))
         assert halves is not None
         together = _sum_of_halves(halves, work)
-        if summed := builder.convolve([halves], _with_pool(together, fused), upload=False):
+        if summed := builder.convolve([halves], with_pool(together, fused), upload=False):
             return Convolved(tensor=summed, pool=fused.pool)
         plain = builder.convolve([halves], together)
         assert plain is not None
@@ -166,7 +172,8 @@ def _fused(builder: StepBuilder, operands: Sequence[Tensor], work: ConvWork, fus
     return Convolved(tensor=made, pool=fused.pool)
 
 
-def _with_pool(work: ConvWork, fused: Fused) -> ConvWork:
+def with_pool(work: ConvWork, fused: Fused) -> ConvWork:
+    """The work with a pooling behind it."""
     rows, columns = fused.carried.axes((work.rows, work.columns), fused.size)
     return replace(work, rows=rows, columns=columns, pool=fused.carried.code)
 
@@ -177,11 +184,32 @@ def activated(builder: StepBuilder, operands: Sequence[Tensor], work: ConvWork) 
         result = builder.convolve(operands, work)
         assert result is not None
         return result
+    parts = [_absolute(builder, operands, part) for part in _absolute_parts(work)]
+    if len(parts) == 1:
+        return parts[0]
+    shape = TensorShape(len(work.weights), parts[0].shape.height, parts[0].shape.width)
+    return Tensor(shape=shape, frames=[side_by_side(part.frames[0] for part in parts)])
+
+
+def _absolute(builder: StepBuilder, operands: Sequence[Tensor], work: ConvWork) -> Tensor:
     halves = builder.convolve(operands, _both_halves(work))
     assert halves is not None
     result = builder.convolve([halves], _sum_of_halves(halves, work))
     assert result is not None
     return result
+
+
+def _absolute_parts(work: ConvWork) -> list[ConvWork]:
+    """The work on so few output channels at a time that the next layer can read both halves of them."""
+    most = K210.limits.max_channels // 2
+    outputs = len(work.weights)
+    if outputs <= most:
+        return [work]
+    assert isinstance(work.parameters, ShiftedSum)
+    weights = dense_weights(work.weights, outputs) if work.depthwise else work.weights
+    return [replace(work, weights=weights[start : start + most], depthwise=False,
+                    parameters=work.parameters.part(slice(start, start + most)))
+            for start in range(0, outputs, most)]
 
 
 def _both_halves(work: ConvWork) -> ConvWork:

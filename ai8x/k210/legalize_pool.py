@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ai8x.arithmetic import INT8, average
 from ai8x.k210.averages import average_parameters
 from ai8x.k210.builder import ConvWork, StepBuilder, copying_parameters
 from ai8x.k210.device import K210, POOL_TYPES
 from ai8x.k210.frames import KERNEL_TAPS, AxisWork
 from ai8x.k210.gather import Dense, Row, tap_rows
-from ai8x.k210.parameters import KpuParameters
+from ai8x.k210.parameters import ZERO_POINT, KpuParameters, NotExact
+from ai8x.k210.steps import CpuOp, CpuStep
 from ai8x.k210.tensors import Tensor
 from ai8x.network.ir import Layer, Pool, PoolSpec, TensorShape
 
@@ -144,6 +146,8 @@ def _averaged(builder: StepBuilder, tensor: Tensor, request: PoolRequest, size: 
     """Sums by a convolution with ones, divided by the activation table."""
     pool, shape, layer = request.pool, tensor.shape, request.layer
     if max(pool.window) > KERNEL_TAPS or pool.dilation != (1, 1):
+        if request.non_negative and pool.window == (shape.height, shape.width):
+            return _averaged_whole(builder, tensor, request)
         return _averaged_unfolded(builder, tensor, request, size)
     picked = carried_pool(PoolSpec(stride=pool.stride), size, floor_is_exact=True)
     full = tuple(length - window + 1 for length, window in zip((shape.height, shape.width), pool.window, strict=True))
@@ -160,6 +164,37 @@ def _averaged(builder: StepBuilder, tensor: Tensor, request: PoolRequest, size: 
     sums = builder.convolve([tensor], work)
     assert sums is not None
     return sums if picked else subsampled(builder, sums, layer, pool.stride, size)
+
+
+def _averaged_whole(builder: StepBuilder, tensor: Tensor, request: PoolRequest) -> Tensor:
+    """One window as large as the map: the CPU's float mean, exact on values that are not negative; section 13.2."""
+    layer, shape = request.layer, tensor.shape
+    cells = shape.height * shape.width
+    offset = mean_offset(cells, rounded=layer.average_rounded)
+    values = builder.new_buffer(shape.numel, is_float=True)
+    means = builder.new_buffer(shape.channels, is_float=True)
+    target = builder.new_buffer(shape.channels)
+    for op, source, made, bias in ((CpuOp.DEQUANTIZE, builder.main_of(tensor, layer), values, -ZERO_POINT),
+                                   (CpuOp.GLOBAL_AVERAGE_POOL2D, values, means, 0.0),
+                                   (CpuOp.QUANTIZE, means, target, offset)):
+        builder.append(CpuStep(name=f"{request.name} ({op.value.lower()})", layer=layer.index, op=op, source=source,
+                               target=made, offset=bias))
+    return Tensor(shape=TensorShape(shape.channels, 1, 1), main=target)
+
+
+def mean_offset(cells: int, *, rounded: bool) -> float:
+    """The bias of a QUANTIZE that makes bytes of float means of ``cells`` values 0 to 127, proven for every sum.
+
+    Raises:
+        NotExact: float32 would round some mean wrongly.
+    """
+    offset = (0.0 if rounded else (cells - 1) / (2 * cells)) - ZERO_POINT
+    sums = np.arange(INT8.max * cells + 1, dtype=np.int64)
+    means = sums.astype(np.float32) / np.float32(cells)
+    found = np.floor((means - np.float32(offset)).astype(np.float64) + 0.5).astype(np.int64) - ZERO_POINT
+    if not np.array_equal(found, average(sums, cells, rounded=rounded)):
+        raise NotExact(f"the mean of {cells} cells is not exact in float32")
+    return offset
 
 
 def _averaged_unfolded(builder: StepBuilder, tensor: Tensor, request: PoolRequest, size: tuple[int, int]) -> Tensor:

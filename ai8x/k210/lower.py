@@ -14,16 +14,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ai8x.errors import Ai8xError
 from ai8x.k210 import constraints
-from ai8x.k210.budget import check_memories
+from ai8x.k210.budget import check_budget, check_memories
 from ai8x.k210.device import K210
 from ai8x.k210.encode import Places, encode_step
 from ai8x.k210.kmodel import KModel, write_kmodel
 from ai8x.k210.kmodel_layers import MemoryRange
 from ai8x.k210.legalize import legalize
+from ai8x.k210.lint import lint_kmodel
 from ai8x.k210.parameters import ZERO_POINT
 from ai8x.k210.steps import (
     ConvStep,
+    CpuOp,
+    CpuStep,
     KpuMap,
     LayerResult,
     LoweredSteps,
@@ -35,6 +39,10 @@ from ai8x.k210.steps import (
 )
 from ai8x.memory import Buffer, MemoryPlan, plan_memory
 from ai8x.network.ir import Network
+
+
+class LoweringError(Ai8xError):
+    """A kmodel of ours breaks a rule of the chip: a defect, not a user's mistake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,7 +57,7 @@ class LoweredModel:
         results: where each network layer's tensor can be seen.
         kpu_plan: KPU RAM in lines; buffers are groups of adjacent maps.
         main_plan: the runner's main buffer in bytes.
-        proofs: for every KPU layer, the preconditions of exactness with the numbers that meet them.
+        proofs: for every computing step, the preconditions of exactness with the numbers that meet them.
     """
 
     model: KModel
@@ -79,7 +87,8 @@ def lower_network(network: Network) -> LoweredModel:
     """Lower a network exactly.
 
     Raises:
-        UserError: E035x or E0360 where something has no exact form, E0450/E0451 where a memory is too small.
+        UserError: E035x or E0360 where something has no exact form, E0450 to E0452 where a memory is too small.
+        LoweringError: the result breaks a rule of the chip (a defect).
     """
     constraints.check_network(network).raise_if_errors()
     lowered = legalize(network)
@@ -92,9 +101,32 @@ def lower_network(network: Network) -> LoweredModel:
     layers = tuple(encode_step(step, places) for step in lowered.steps)
     outputs = tuple(MemoryRange(address=places.address(b), size=b.size_bytes) for b in lowered.outputs)
     model = KModel(layers=layers, outputs=outputs, main_mem_usage=max(_aligned(main_plan.peak), K210.alignment.dma))
-    proofs = tuple(f"{step.name}: {step.parameters.proof}" for step in lowered.steps if isinstance(step, ConvStep))
-    return LoweredModel(model=model, data=write_kmodel(model), steps=lowered.steps, input_map=lowered.input_map,
+    _check_rules(model)
+    data = write_kmodel(model)
+    check_budget(network, len(data), model.main_mem_usage)
+    proofs = tuple(filter(None, (_proof(step, network) for step in lowered.steps)))
+    return LoweredModel(model=model, data=data, steps=lowered.steps, input_map=lowered.input_map,
                         results=lowered.results, kpu_plan=kpu_plan, main_plan=main_plan, proofs=proofs)
+
+
+def _proof(step: Step, network: Network) -> str:
+    """Why a step computes exact integers; empty for one that only moves or compares bytes."""
+    if isinstance(step, ConvStep):
+        return f"{step.name}: {step.parameters.proof}"
+    if isinstance(step, CpuStep) and step.op is CpuOp.FULLY_CONNECTED:
+        worst = constraints.worst_float_sum(network.layers[step.layer])
+        return f"{step.name}: whole numbers in float32, |partial sum| <= {worst}, below 2**24"
+    return ""
+
+
+def _check_rules(model: KModel) -> None:
+    """The finished file against the rules of the chip, independently of how it was made.
+
+    Raises:
+        LoweringError: a rule is broken.
+    """
+    if errors := lint_kmodel(model).errors:
+        raise LoweringError("\n".join(f"{finding.headline()}; allowed: {finding.allowed}" for finding in errors))
 
 
 def device_image(sample: NDArray[np.integer]) -> NDArray[np.uint8]:

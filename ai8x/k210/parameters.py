@@ -63,6 +63,7 @@ class KpuParameters:
         arg_x, arg_w, arg_add: zero-point terms; their shifts are 0.
         worst_sum: largest magnitude of the accumulator, over all inputs.
         worst_value: largest magnitude of the value that enters the table, over all inputs.
+        form: which form it is, where it is not that of section 13.1.
     """
 
     weights: NDArray[np.uint8]
@@ -73,13 +74,14 @@ class KpuParameters:
     arg_add: int
     worst_sum: int
     worst_value: int
+    form: str = ""
 
     @property
     def proof(self) -> str:
         """The preconditions of exactness with the numbers that meet them."""
         limits = K210.limits
         addend = int(np.abs(self.batch_norm.add).max(initial=0))
-        return (f"|sum| <= {self.worst_sum} and |batch norm result| <= {self.worst_value}, below "
+        return (f"{self.form}|sum| <= {self.worst_sum} and |batch norm result| <= {self.worst_value}, below "
                 f"2**{limits.accumulator_bits - 1}; |addend| <= {addend}, below 2**{limits.bn_add_bits - 1}")
 
 

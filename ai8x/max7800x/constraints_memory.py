@@ -25,6 +25,7 @@ from ai8x.max7800x.regions import (
     is_streamed_output,
     read_layout,
     read_links,
+    read_words,
     words_of,
     write_layout,
     written_words,
@@ -166,8 +167,7 @@ def check_overwrite(subject: Subject) -> Iterator[Diagnostic]:
         if is_streamed_output(layer, subject.layers):
             continue
         own = written_words(layer, subject.device)
-        live = empty_words(subject.device)
-        victims: dict[int, int] = {}
+        victims, live = _own_input(subject, layer, own)
         for link, words in reads:
             if link.producer != BUFFER_INPUT and link.producer < layer.index <= link.reader:
                 live |= words
@@ -183,13 +183,24 @@ def check_overwrite(subject: Subject) -> Iterator[Diagnostic]:
             yield _overwrite_finding(subject, layer, (producer, reader), own, live)
 
 
+def _own_input(subject: Subject, layer: HardwareLayer, own: WordSet) -> tuple[dict[int, int], WordSet]:
+    """The layer's own input as a victim (producer -> reader), if it is one, and the words that it needs."""
+    live = empty_words(subject.device)
+    # A layer that shifts the rolling buffer overwrites what it has read already.
+    if not (layer.streaming or layer.layer.buffer_shift):
+        passed = read_words(layer, subject.device)
+        if (own & passed).any():
+            return {layer.layer.inputs[0]: layer.index}, live | passed
+    return {}, live
+
+
 def _overwrite_finding(
     subject: Subject, layer: HardwareLayer, victim: tuple[int, int], own: WordSet, live: WordSet
 ) -> Diagnostic:
     producer, reader = victim
     whose = (
         "the network input"
-        if producer == NETWORK_INPUT
+        if producer < 0
         else f"the output of layer {producer} '{subject.layers[producer].name}'"
     )
     if reader == layer.index:
@@ -341,7 +352,7 @@ def _tensor(subject: Subject, link: ReadLink) -> str:
 
 
 def _inherits_bad_offset(subject: Subject, layer: HardwareLayer) -> bool:
-    """Whether the input offset is only the producer's output offset, and wrong there already: one mistake, one error."""
+    """Whether the input offset is the producer's output offset, wrong there already: one mistake gives one error."""
     producer = layer.layer.inputs[0]
     if producer == NETWORK_INPUT or "in_offset" in layer.placement.sources:
         return False

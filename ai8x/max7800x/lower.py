@@ -143,7 +143,8 @@ def buffer_blocks(network: Network, plan: LoweringPlan) -> tuple[ClearBlock, ...
     for instance in np.flatnonzero(words.any(axis=1)).tolist():
         used = np.flatnonzero(words[instance])
         address = plan.device.geometry.data_address(instance, int(used[0]))
-        blocks.append(ClearBlock(address=address, num_words=used.size))
+        # Where the last pass has fewer channels, an instance may miss some words between.
+        blocks.append(ClearBlock(address=address, num_words=int(used[-1] - used[0]) + 1))
     return tuple(blocks)
 
 

@@ -163,7 +163,8 @@ def store_few_words(program: Program, synthetic: SyntheticInput, channels: int) 
         lanes = min(4, channels - 4 * number)
         mask = (1 << 8 * lanes) - 1
         index = np.arange(block.words.size)
-        repeated = block.words[index % synthetic.words].astype(np.int64) + index // synthetic.words * synthetic.increment
+        repeated = block.words[index % synthetic.words].astype(np.int64)
+        repeated += index // synthetic.words * synthetic.increment
         if not np.array_equal(repeated & mask, block.words):
             raise ValueError(f"the sample of {block.name} does not follow from its first {synthetic.words} words")
         blocks.append(replace(block, stored=synthetic.words, increment=synthetic.increment & FULL_MASK, mask=mask))

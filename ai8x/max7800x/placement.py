@@ -302,7 +302,11 @@ def _out_offset(network: Network, layer: Layer, hint: PlacementHint, buffer: Buf
 
 
 def _in_offset(
-    network: Network, layer: Layer, hint: PlacementHint, placed: Sequence[LayerPlacement], buffer: BufferPlacement | None
+    network: Network,
+    layer: Layer,
+    hint: PlacementHint,
+    placed: Sequence[LayerPlacement],
+    buffer: BufferPlacement | None,
 ) -> int:
     """Where the first operand was written; for a plain chain the previous layer's out_offset."""
     if hint.in_offset is not None:

@@ -3,8 +3,9 @@
 Owns the order of attempts and the final check of every plan by `constraints.check_network`, which shares nothing with
 the search. Given values are kept, or refused with a reason. Start at `plan_placement` and `PlannedNetwork`.
 
-The parts: ``planner_draft`` (helper layers), ``planner_layout`` (what must lie side by side), ``planner_problem`` (what
-can be chosen), ``planner_search`` (the choice), ``planner_memory`` (offsets), ``planner_failure`` (why it does not fit).
+The parts: ``planner_draft`` (helper layers), ``planner_layout`` (what must lie side by side), ``planner_problem``
+(what can be chosen), ``planner_search`` (the choice), ``planner_memory`` (offsets), ``planner_failure`` (why it does
+not fit).
 
 Source: spec/max78000-cnn.md sections 3, 5, 6 and 8.
 """
@@ -27,11 +28,10 @@ from ai8x.max7800x.placement import (
     LayerPlacement,
     Placement,
     PlacementOptions,
-    channel_passes,
     place_network,
     quadrants_of,
 )
-from ai8x.max7800x.planner_draft import CopyKind, Draft, InputMode, start_draft
+from ai8x.max7800x.planner_draft import CopyKind, Draft, InputMode, as_convolutions, insert_copies, start_draft
 from ai8x.max7800x.planner_failure import Failure, does_not_fit
 from ai8x.max7800x.planner_layout import resolve_layouts, tensor_of
 from ai8x.max7800x.planner_memory import Blocks, memory_bound, overlapping_regions
@@ -116,8 +116,12 @@ class PlannedNetwork:
         return expanded
 
 
+DEFAULT_OPTIONS = PlacementOptions()
+"""Nothing on the command line."""
+
+
 def plan_placement(
-    network: Network, hints: Sequence[PlacementHint], device: Max7800x, options: PlacementOptions = PlacementOptions()
+    network: Network, hints: Sequence[PlacementHint], device: Max7800x, options: PlacementOptions = DEFAULT_OPTIONS
 ) -> PlannedNetwork:
     """Place a network, choosing what the file leaves open.
 
@@ -138,10 +142,12 @@ def plan_placement(
             `constraints.check_network` finds in a placement that the file gives completely.
         PlanDefectError: a plan fails the check.
     """
-    if all(hint.processors is not None for hint in hints):
+    if network.buffer is not None or all(hint.processors is not None for hint in hints):
         written = _as_written(network, hints, device, options)
         if not written.diagnostics.errors:
             return written
+        if network.buffer is not None:
+            written.diagnostics.raise_if_errors()
         if all(hint.out_offset is not None for hint in hints):
             written = _planned_or(written, network, hints, device, options)
             written.diagnostics.raise_if_errors()
@@ -176,19 +182,48 @@ def _plan(
     for mode in _input_modes(network, hints, device, options):
         check_given(start_draft(network, hints, mode, CopyKind.PASS), device)
         for kind in CopyKind:
-            draft, layouts = resolve_layouts(start_draft(network, hints, mode, kind))
-            if kind is CopyKind.CONV and not draft.num_helpers:
-                break
-            if len(draft.network.layers) > device.limits.max_layers or _cuts_stream(draft):
-                failures.append(Failure(draft=draft))
-                continue
-            problem = build_problem(draft, layouts, device, options.output_map)
-            found = search(problem)
-            planned = _finish(problem, found, options)
-            if found.score.fits:
+            problem, found = _best_plan(start_draft(network, hints, mode, kind), device, options)
+            if found is not None and found.score.fits:
+                planned = _finish(problem, found, options)
                 return _verified(problem, found, planned, any_given=_any_given(hints, options))
-            failures.append(Failure(draft=draft, problem=problem, found=found))
+            failures.append(Failure(problem=problem, found=found))
+            if found is not None and not Evaluator(problem).weights_may_fit(found.maps):
+                raise does_not_fit(network, failures, device)
+            if not problem.draft.num_helpers:
+                break
     raise does_not_fit(network, failures, device)
+
+
+def _best_plan(draft: Draft, device: Max7800x, options: PlacementOptions) -> tuple[Problem, Found | None]:
+    """The best plan of one way to copy and to feed the input; None where helpers exceed or cut what is possible.
+
+    Pass layers that cannot be placed become 1x1 convolutions; where that is not possible either, what reads them
+    gets copies.
+    """
+    while True:
+        draft, layouts = resolve_layouts(draft)
+        problem = build_problem(draft, layouts, device, options.output_map)
+        if len(draft.network.layers) > device.limits.max_layers or _cuts_stream(draft):
+            return problem, None
+        found = search(problem)
+        broken = Evaluator(problem).broken_passes(found.maps)
+        repaired = _without_broken_passes(problem, broken)
+        if repaired is None:
+            return problem, found
+        draft = repaired
+
+
+def _without_broken_passes(problem: Problem, broken: Sequence[int]) -> Draft | None:
+    """The draft after one repair of pass layers that cannot write where they should, None where there is none."""
+    single = [index for index in broken if not problem.layers[index].is_emulated_eltwise]
+    if single:
+        return as_convolutions(problem.draft, single)
+    for index in broken:
+        for reader in problem.network.consumers(index):
+            layer = problem.network.layers[reader]
+            if len(layer.inputs) > 1:
+                return insert_copies(problem.draft, reader, layer.inputs.index(index), CopyKind.CONV)
+    return None
 
 
 def _input_modes(
@@ -304,7 +339,3 @@ def _verified(problem: Problem, found: Found, planned: PlannedNetwork, *, any_gi
         raise PlanDefectError(f"regions overlap: {overlaps[0]}")
     return replace(planned, diagnostics=diagnostics)
 
-
-def words_per_pixel(channels: int) -> int:
-    """Data memory words that one pixel of a tensor takes in every memory it uses."""
-    return channel_passes(channels)[0]

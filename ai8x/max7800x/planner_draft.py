@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -133,17 +134,35 @@ def insert_copies(
     )
 
 
+def as_convolutions(draft: Draft, indices: Sequence[int]) -> Draft:
+    """The draft with pass layers computed by 1x1 convolutions with unit weights, which can write to any processors.
+
+    Args:
+        draft: so far.
+        indices: of pass layers.
+    """
+    layers = {}
+    for index in indices:
+        layer = draft.network.layers[index]
+        channels = layer.out_shape.channels
+        layers[index] = replace(layer, op=Op.CONV2D, **_unit_kernel(channels, 0, channels))
+    return replace(draft, network=draft.network.with_layers(layers))
+
+
+def _unit_kernel(count: int, first: int, channels: int) -> dict[str, Any]:
+    """Arguments of a layer that picks `count` of its channels."""
+    weights = np.zeros((count, channels, 1, 1), dtype=np.int64)
+    weights[np.arange(count), first + np.arange(count)] = 1
+    return {"conv": ConvSpec(), "weights": weights, "weight_bits": UNIT_WEIGHT_BITS,
+            "output_shift": UNIT_OUTPUT_SHIFT}
+
+
 def _copy_layer(
     network: Network, source: int, reader: int, kind: CopyKind, part: tuple[int, int], index: int
 ) -> Layer:
     shape = network.shape_of(source)
     first, count = part
-    values = {}
-    if kind is CopyKind.CONV:
-        weights = np.zeros((count, shape.channels, 1, 1), dtype=np.int64)
-        weights[np.arange(count), first + np.arange(count)] = 1
-        values = {"conv": ConvSpec(), "weights": weights, "weight_bits": UNIT_WEIGHT_BITS,
-                  "output_shift": UNIT_OUTPUT_SHIFT}
+    values = _unit_kernel(count, first, shape.channels) if kind is CopyKind.CONV else {}
     return Layer(
         name=_unique_name(network, source, first if count < shape.channels else None, index),
         index=index,

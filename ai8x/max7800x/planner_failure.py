@@ -11,9 +11,8 @@ from ai8x.network.ir import Network
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Failure:
-    draft: Draft
-    problem: Problem | None = None
+    problem: Problem
     found: Found | None = None
 
 def does_not_fit(network: Network, failures: Sequence[Failure], device: Max7800x) -> UserError:
-    return UserError([Diagnostic(code="E0464", message=f"does not fit {f.draft.mode} {f.found and f.found.score} layers {len(f.draft.network.layers)}") for f in failures])
+    return UserError([Diagnostic(code="E0464", message=f"does not fit {f.problem.draft.mode} {f.found and f.found.score} layers {len(f.problem.draft.network.layers)}") for f in failures])

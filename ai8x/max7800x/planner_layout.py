@@ -10,6 +10,7 @@ Source: spec/max78000-cnn.md sections 5.1 to 5.3, 6.1 and 6.2.
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -157,32 +158,24 @@ def resolve_layouts(draft: Draft) -> tuple[Draft, Layouts]:
         UserError: E0460, the file's ``write_gap`` cannot be kept; E0462, the parts of a concatenation do not fit the
             processors; E0463, more helpers are needed than layers are left.
     """
-    while True:
+    while draft.num_helpers <= MAX_HELPERS:
         frames = tuple(_frame(draft, layer) for layer in draft.network.layers)
-        conflict = _cut_needed(draft.network, frames) or _crop_conflict(draft.network)
-        layouts: Layouts | None = None
-        if conflict is None:
-            gaps = _gaps(draft, frames)
-            found = _relate(draft, frames, gaps)
-            if isinstance(found, Layouts):
-                collision = _collision(draft, found)
-                if collision is None:
-                    layouts = found
-                else:
-                    conflict = collision
-            else:
-                conflict = found
-        if layouts is not None:
-            return draft, layouts
-        if conflict is not None:
-            draft = _repair(draft, frames, conflict)
-        if draft.num_helpers > MAX_HELPERS:
-            raise _too_many_helpers(draft)
+        found = _attempt(draft, frames)
+        if isinstance(found, Layouts):
+            return draft, found
+        draft = _repair(draft, frames, found)
+    raise _too_many_helpers(draft)
 
 
-def consumers_of(network: Network, tensor: int) -> tuple[int, ...]:
-    """Layers that read a tensor, numbered as in `Layouts`."""
-    return network.consumers(tensor - 1)
+def _attempt(draft: Draft, frames: Sequence[Frame]) -> Layouts | _Conflict:
+    """The relations, or the first read that contradicts the others."""
+    conflict = _cut_needed(draft.network, frames) or _crop_conflict(draft.network)
+    if conflict is not None:
+        return conflict
+    found = _relate(draft, frames, _gaps(draft, frames))
+    if isinstance(found, Layouts):
+        return _too_far_apart(draft, frames, found) or _collision(draft, frames, found) or found
+    return found
 
 
 def last_use(network: Network, tensor: int) -> int:
@@ -240,14 +233,15 @@ def _with_columns(pieces: list[Part]) -> tuple[Part, ...]:
     """Cut the pieces where lanes stay unused inside of them, and give each its processor."""
     starts = sorted({piece.rank for piece in pieces})
     columns = {0: 0}
-    for before, after in zip(starts, starts[1:], strict=False):
+    for before, after in itertools.pairwise(starts):
         columns[after] = columns[before] + -(-(after - before) // LANES) * LANES
     result: list[Part] = []
     for piece in pieces:
         end = piece.rank + piece.count
-        cuts = [rank for rank in starts if piece.rank < rank < end and columns[rank] - columns[piece.rank] != rank - piece.rank]
+        shift = columns[piece.rank] - piece.rank
+        cuts = [rank for rank in starts if piece.rank < rank < end and columns[rank] - rank != shift]
         edges = [piece.rank, *cuts[:1], end]
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in itertools.pairwise(edges):
             result.append(replace(piece, first=piece.first + low - piece.rank, count=high - low, rank=low,
                                   column=columns[low]))
     if len(result) > len(pieces):
@@ -280,14 +274,18 @@ def _is_only_combined_with_itself(network: Network) -> bool:
     return bool(first.eltwise) and network.consumers(NETWORK_INPUT) == (0,)
 
 
-def _relate(draft: Draft, frames: Sequence[Frame], gaps: Sequence[int]) -> Layouts | _Conflict:
-    """Join what must lie together, or name the first read that does not agree."""
+def _relate(
+    draft: Draft, frames: Sequence[Frame], gaps: Sequence[int], without: tuple[int, Part] | None = None
+) -> Layouts | _Conflict:
+    """Join what must lie together, or name the first read that does not agree; one read may be left out."""
     network = draft.network
     count = len(network.layers)
     words, columns = _Groups(2 * count + 1), _Groups(2 * count + 1)
     for layer, frame in zip(network.layers, frames, strict=True):
         reader = count + 1 + layer.index
         for part in frame.parts:
+            if without == (layer.index, part):
+                continue
             source = layer.inputs[part.position]
             tensor = tensor_of(source)
             repeated = source == NETWORK_INPUT and _is_only_combined_with_itself(network)
@@ -326,22 +324,41 @@ def _crop_conflict(network: Network) -> _Conflict | None:
     return None
 
 
-def _collision(draft: Draft, layouts: Layouts) -> _Conflict | None:
-    """Two live tensors of one group in the same words of the same processors."""
+def _collision(draft: Draft, frames: Sequence[Frame], layouts: Layouts) -> _Conflict | None:
+    """A read that brings two live tensors into the same words of the same processors."""
     network = draft.network
-    tensors = range(len(network.layers) + 1)
-    for later in tensors:
+    for later in range(len(network.layers) + 1):
         for earlier in range(later):
-            if layouts.words[earlier].group != layouts.words[later].group:
-                continue
-            if later - 1 > last_use(network, earlier) or not _share_words(network, layouts, earlier, later):
-                continue
-            return _shared_read(network, layouts, later)
+            if later - 1 <= last_use(network, earlier) and _share_words(network, layouts, earlier, later):
+                return _tie_between(draft, frames, layouts.gaps, (earlier, later), by_columns=False)
+    return None
+
+
+def _too_far_apart(draft: Draft, frames: Sequence[Frame], layouts: Layouts) -> _Conflict | None:
+    """A read that chains tensors into a group wider than the chip."""
+    network = draft.network
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+
+    def end(tensor: int) -> int:
+        return layouts.columns[tensor].offset + tensor_width(network, tensor)
+
+    for tensor, place in enumerate(layouts.columns):
+        low, high = first.setdefault(place.group, tensor), last.setdefault(place.group, tensor)
+        if place.offset < layouts.columns[low].offset:
+            first[place.group] = tensor
+        if end(tensor) > end(high):
+            last[place.group] = tensor
+    for group, tensor in last.items():
+        if end(tensor) - layouts.columns[first[group]].offset > PROCESSORS:
+            return _tie_between(draft, frames, layouts.gaps, (first[group], tensor), by_columns=True)
     return None
 
 
 def _share_words(network: Network, layouts: Layouts, one: int, other: int) -> bool:
     step = layouts.gaps[one] + 1
+    if layouts.words[one].group != layouts.words[other].group:
+        return False
     if (layouts.words[one].offset - layouts.words[other].offset) % step:
         return False
     first, second = layouts.columns[one], layouts.columns[other]
@@ -357,17 +374,46 @@ def tensor_width(network: Network, tensor: int) -> int:
     return channel_passes(network.shape_of(tensor - 1).channels)[1]
 
 
-def _shared_read(network: Network, layouts: Layouts, tensor: int) -> _Conflict | None:
-    """The last read of the group that ties another tensor to an earlier reader."""
-    group = layouts.words[tensor].group
-    for layer in reversed(network.layers):
-        if layouts.read_words[layer.index].group != group:
-            continue
-        for part in layouts.frames[layer.index].parts:
-            source = layer.inputs[part.position]
-            if network.consumers(source)[0] < layer.index:
-                return _Conflict(reader=layer.index, part=part, cause=_Cause.WORDS)
-    return None
+def _tie_between(
+    draft: Draft, frames: Sequence[Frame], gaps: Sequence[int], tensors: tuple[int, int], *, by_columns: bool
+) -> _Conflict:
+    """The latest read without which two tensors can lie apart.
+
+    A read whose source other reads tie to other tensors comes first: a copy stands where the source stood, so that
+    copying a tensor which nothing else ties down only shortens its life.
+
+    Args:
+        draft: so far.
+        frames: what every layer reads.
+        gaps: by tensor.
+        tensors: the two.
+        by_columns: they are to have processors of their own; otherwise words.
+    """
+    network = draft.network
+    candidates: list[tuple[int, int, _Conflict]] = []
+    for layer in network.layers:
+        parts = frames[layer.index].parts
+        for part in parts if len(parts) > 1 else ():
+            source = tensor_of(layer.inputs[part.position])
+            apart = _relate(draft, frames, gaps, (layer.index, part))
+            rank = 2
+            if isinstance(apart, Layouts) and _are_apart(network, apart, tensors, by_columns=by_columns):
+                places = apart.columns if by_columns else apart.words
+                is_alone = sum(place.group == places[source].group for place in places) == 1
+                rank = 1 if is_alone else 0
+            elif source not in tensors:
+                continue
+            conflict = _Conflict(reader=layer.index, part=part, cause=_Cause.COLUMNS if by_columns else _Cause.WORDS)
+            candidates.append((rank, -layer.index, conflict))
+    if not candidates:
+        raise ValueError(f"tensors {tensors} collide, but no layer reads them together with others")
+    return min(candidates, key=lambda candidate: candidate[:2])[2]
+
+
+def _are_apart(network: Network, layouts: Layouts, tensors: tuple[int, int], *, by_columns: bool) -> bool:
+    if by_columns:
+        return layouts.columns[tensors[0]].group != layouts.columns[tensors[1]].group
+    return not _share_words(network, layouts, *tensors)
 
 
 def _repair(draft: Draft, frames: Sequence[Frame], conflict: _Conflict) -> Draft:

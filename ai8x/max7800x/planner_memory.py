@@ -105,7 +105,7 @@ def memory_bound(blocks: Blocks) -> int:
 
 
 def overlapping_regions(blocks: Blocks, bases: Sequence[int]) -> tuple[tuple[Region, Region], ...]:
-    """Pairs of regions of different blocks that share words while both are needed; independent of how they were placed."""
+    """Pairs of regions of different blocks that share words while both are needed, however they were placed."""
     found = []
     for number, one in enumerate(blocks.regions):
         for other in blocks.regions[:number]:

@@ -8,6 +8,7 @@ Source: spec/max78000-cnn.md sections 5.1 to 5.4, 6.2 and 6.3.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -164,7 +165,7 @@ def reader_map(frame: Frame, inputs: Sequence[int], maps: Mapping[int, int] | Ma
             if bits.setdefault(part.rank + number, own[number]) != own[number]:
                 return None
     ordered = [bits[rank] for rank in sorted(bits)]
-    if any(low >= high for low, high in zip(ordered, ordered[1:], strict=False)):
+    if any(low >= high for low, high in itertools.pairwise(ordered)):
         return None
     return sum(1 << bit for bit in ordered)
 
@@ -323,7 +324,9 @@ def _planar_maps(channels: int) -> Iterator[int]:
         yield plain << start
 
 
-def _with_equals(network: Network, layouts: Layouts, tensors: Sequence[int], fixed: Mapping[int, int]) -> dict[int, int]:
+def _with_equals(
+    network: Network, layouts: Layouts, tensors: Sequence[int], fixed: Mapping[int, int]
+) -> dict[int, int]:
     """Given maps, also for the tensors that must have the same."""
     result = {tensor: fixed[tensor] for tensor in tensors if tensor in fixed}
     for tensor in tensors:
@@ -369,7 +372,7 @@ def _no_choice(draft: Draft, tensors: Sequence[int], anchored: Sequence[int], fi
         layer=network.layers[max(layer, 0)].name,
         layer_index=draft.file_index[max(layer, 0)],
         found=f"given: {', '.join(given) or 'nothing'}",
-        allowed="operands on the same processors; concatenated parts on ascending processors, each from a multiple of 4",
+        allowed="operands on the same processors, concatenated parts on ascending ones, each from a multiple of 4",
         help="leave processors and output_processors of these layers out, so that they are chosen",
     ))
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ai8x.max7800x.biases import bias_entries
 from ai8x.max7800x.cycles import START_CYCLES, layer_cycles, work_from_layer
 from ai8x.max7800x.geometry import HardwareLayer
@@ -206,6 +208,41 @@ class Evaluator:
             self._cycles[key] = layer_cycles(work_from_layer(hardware, kernels))
         return self._cycles[key]
 
+    def weights_may_fit(self, maps: Maps) -> bool:
+        """Whether all weights together are smaller than the weight memories; equal weights count once."""
+        readers, step = self.reader_maps(maps), self.problem.device.limits.mask_alignment_words
+        sizes: dict[int, int] = {}
+        for layer in self.problem.layers:
+            cost = self._cost(layer, readers[layer.index], maps[tensor_of(layer.index)])
+            sizes[self._weight_groups[layer.index]] = -(-cost.words // step) * step * len(cost.active)
+        return sum(sizes.values()) <= self.problem.device.geometry.mask_words * PROCESSORS
+
+    def data_may_fit(self, maps: Maps) -> bool:
+        """Whether at every step the live tensors together are smaller than the data memories, and each than one."""
+        words = self.problem.device.geometry.data_words
+        capacity = words * self.problem.device.geometry.num_instances
+        regions = tuple(self.regions(maps))
+        if any(region.end - region.start > words for region in regions):
+            return False
+        for step in range(len(self.problem.layers)):
+            live: dict[int, int] = {}
+            for region in regions:
+                if region.first_use <= step <= region.last_use:
+                    size = (region.end - region.start) * region.instances.bit_count()
+                    live[region.block] = max(live.get(region.block, 0), size)
+            if sum(live.values()) > capacity:
+                return False
+        return True
+
+    def broken_passes(self, maps: Maps) -> tuple[int, ...]:
+        """Pass layers that cannot write from their input's processors to their output's."""
+        readers = self.reader_maps(maps)
+        return tuple(
+            layer.index
+            for layer in self.problem.layers
+            if not layer.is_conv and not pass_connects(readers[layer.index], maps[tensor_of(layer.index)])
+        )
+
     def _impossible(self, readers: Sequence[int], maps: Maps) -> int:
         count = sum(
             not pass_connects(readers[layer.index], maps[tensor_of(layer.index)])
@@ -281,30 +318,41 @@ def pass_connects(processors: int, output_processors: int) -> bool:
 def search(problem: Problem) -> Found:
     """The best maps and offsets found.
 
-    Every group gets the candidate that is best with the groups before it; then groups change one at a time for as
-    long as something improves.
+    Groups change one at a time for as long as something improves, from the lowest processors on; where that does not
+    fit although the memories are large enough in all, from other starts too.
     """
     evaluator = Evaluator(problem)
-    choices = problem.choices
-    picked = [0] * len(choices)
-    budget = SEARCH_BUDGET
+    budget = [SEARCH_BUDGET]
+    best = _descend(evaluator, [0] * len(problem.choices), budget)
+    is_hopeful = evaluator.weights_may_fit(best.maps) and evaluator.data_may_fit(best.maps)
+    if best.score.overflow and not best.score.impossible and is_hopeful:
+        generator = np.random.default_rng(0)
+        while not best.score.fits and budget[0] > 0:
+            start = [int(generator.integers(len(choices))) for choices in problem.choices]
+            best = min(best, _descend(evaluator, start, budget), key=lambda found: found.score)
+    final = evaluator.weigh(best.maps, thorough=True)
+    return final if final is not None and final.score <= best.score else best
+
+
+def _descend(evaluator: Evaluator, picked: list[int], budget: list[int]) -> Found:
+    """Improve one group after the other; `budget` is what may still be weighed."""
+    problem = evaluator.problem
     best = evaluator.weigh(_maps_of(problem, picked))
     if best is None:
         raise ValueError("a plan that is weighed alone is never cut off")
     changed = True
-    while changed and budget > 0:
+    while changed and budget[0] > 0:
         changed = False
-        for group in range(len(choices)):
-            for candidate in range(len(choices[group])):
+        for group, choices in enumerate(problem.choices):
+            for candidate in range(len(choices)):
                 if candidate == picked[group]:
                     continue
-                budget -= 1
+                budget[0] -= 1
                 trial = [*picked[:group], candidate, *picked[group + 1 :]]
                 found = evaluator.weigh(_maps_of(problem, trial), best.score)
                 if found is not None and found.score < best.score:
                     best, picked, changed = found, trial, True
-    final = evaluator.weigh(best.maps, thorough=True)
-    return final if final is not None and final.score <= best.score else best
+    return best
 
 
 def _maps_of(problem: Problem, picked: Sequence[int]) -> Maps:

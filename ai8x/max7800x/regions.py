@@ -183,6 +183,21 @@ def written_words(layer: HardwareLayer, device: Max7800x) -> WordSet:
     return words
 
 
+def read_words(layer: HardwareLayer, device: Max7800x) -> WordSet:
+    """Every word that the read pointer passes: surplus pixels of a dilated Conv1d included.
+
+    Source:
+        spec/max78000-cnn.md sections 0 and 5.1.
+    """
+    words = empty_words(device)
+    start = layer.placement.in_offset // WORD_BYTES
+    count = layer.in_pixels * layer.passes * layer.operands
+    if layer.placement.data_format is DataFormat.CHW:
+        count = -(-layer.in_pixels // WORD_BYTES)
+    words[list(instances_of(layer.active_processors)), start : start + count] = True
+    return words
+
+
 def empty_words(device: Max7800x) -> WordSet:
     """A set without words."""
     return np.zeros((device.geometry.num_instances, device.geometry.data_words), dtype=np.bool_)
@@ -273,7 +288,7 @@ def stream_buffer(
         layer=layer.index - 1,
         first_use=0,
         last_use=last,
-        instances=instances_of(layer.processors),
+        instances=instances_of(layer.active_processors),
         start_byte=start,
         end_byte=start + WORD_BYTES * (own.buffer_words + 1),
         is_stream_buffer=True,

@@ -4,7 +4,7 @@ Owns the layer lists of these public networks, the measured times, and the compa
 cycle count does not depend on them. Start at `RUNS` and `compare_runs`; ``benchmarks/silicon_times.py`` prints the
 table of the manual.
 
-Source: spec/silicon-measurements.md sections 2.1 to 2.3, which names the public pages.
+Source: spec/silicon-measurements.md section 2, which names the public pages.
 """
 
 from __future__ import annotations
@@ -134,6 +134,24 @@ def compare_runs(runs: tuple[SiliconRun, ...] = RUNS) -> Iterator[Comparison]:
         cycles = START_CYCLES + sum(layers)
         predicted = predicted_time_us(cycles, MAX78000.clock_hz, overhead_us=run.overhead_us)
         yield Comparison(run=run, layers=layers, cycles=cycles, predicted_us=predicted)
+
+
+def comparison_page() -> str:
+    """The comparison as a page of the manual, in Markdown."""
+    lines = [
+        "# The cycle model and silicon", "",
+        "<!-- Written by benchmarks/silicon_times.py; changes belong into ai8x/max7800x/silicon.py. -->", "",
+        "Times that the chip's own timer showed, at a CNN clock of 50 MHz, beside cycles of the model divided by the",
+        "clock plus one constant for start, interrupt and timer of each way of measuring: A vendor pages of January",
+        "2021; H, L, T later versions of the vendor's tool; F with feeding of the FIFO by the CPU. Layers that stream",
+        "are an estimate.", "",
+        "| method | network | measured us | cycles | constant us | predicted us | difference us | note |",
+        "|---|---|--:|--:|--:|--:|--:|---|"]
+    for row in (*compare_runs(RUNS), *compare_runs(STREAMING_RUNS)):
+        run = row.run
+        lines.append(f"| {run.method} | {run.network} | {run.measured_us:,} | {row.cycles:,} | {run.overhead_us} | "
+                     f"{row.predicted_us:,.1f} | {row.difference_us:+.1f} | {run.note} |")
+    return "\n".join(lines) + "\n"
 
 
 def network_layer_cycles(name: str) -> tuple[int, ...]:

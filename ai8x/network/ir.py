@@ -445,7 +445,7 @@ def _buffer_use_problem(network: Network, layer: Layer) -> str:
     operand = layer.operand_shape
     left = buffer.num_pixels - layer.buffer_shift
     if layer.buffer_shift and (operand.channels, operand.height * operand.width) != (buffer.shape.channels, left):
-        return f"{place}: a shift by {layer.buffer_shift} of a buffer {buffer.shape} leaves {left} pixels, not {operand}"
+        return f"{place}: shifting a buffer {buffer.shape} by {layer.buffer_shift} leaves {left} pixels, not {operand}"
     if layer.buffer_insert > buffer.num_pixels or (
             layer.buffer_insert and layer.out_shape.channels != buffer.shape.channels):
         return f"{place}: {layer.out_shape} cannot be inserted into a buffer {buffer.shape}"

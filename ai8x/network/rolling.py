@@ -33,8 +33,9 @@ def check_buffer_keys(entry: LayerEntry, inputs: tuple[int, ...], buffer: Rollin
                           allowed="a file with data_buffer:", help="add data_buffer:, or remove the key")
         most = buffer.num_pixels - (1 if key == "buffer_shift" else 0)
         if value > most:
-            raise problem(entry, "E0242", f"{key} does not fit the buffer '{buffer.name}' of {buffer.num_pixels} places",
-                          key, found=str(value), allowed=f"1 to {most}", help=f"write {key}: {most}")
+            size = f"the buffer '{buffer.name}' of {buffer.num_pixels} places"
+            raise problem(entry, "E0242", f"{key} does not fit {size}", key, found=str(value),
+                          allowed=f"1 to {most}", help=f"write {key}: {most}")
     if not entry.buffer_shift or buffer is None:
         return
     if inputs != (BUFFER_INPUT,):
@@ -43,8 +44,8 @@ def check_buffer_keys(entry: LayerEntry, inputs: tuple[int, ...], buffer: Rollin
     others = [key for key in _COMPUTING_KEYS if key in entry.sources]
     if entry_op(entry) is not Op.PASSTHROUGH or others:
         found = ", ".join([entry_op(entry).value, *others])
-        raise problem(entry, "E0242", "a layer with buffer_shift copies and does nothing else", "op", *others, found=found,
-                      allowed="op: passthrough", help="write op: passthrough, and compute in another layer")
+        raise problem(entry, "E0242", "a layer with buffer_shift copies and does nothing else", "op", *others,
+                      found=found, allowed="op: passthrough", help="write op: passthrough; compute in another layer")
 
 
 def check_inserted(entry: LayerEntry, shape: TensorShape, buffer: RollingBuffer | None) -> None:

@@ -131,18 +131,20 @@ def _divergence(histogram: Histogram, exponent: int, integers: IntType) -> float
     """KL(P || Q): P the histogram with what lies beyond the range put into the last bins, Q made of its levels.
 
     Q spreads the count of a level evenly over the bins of that level in which P has something, and knows nothing of
-    what was cut off.
+    what was cut off. The bin of zero, which after ReLU outweighs all others and is exact in every range, is left out.
     """
+    edges = histogram.edges
+    counts = np.where((edges[:-1] <= 0) & (edges[1:] > 0), 0.0, histogram.counts)
     inside = np.abs(histogram.centers) <= 2.0**exponent
-    reference = np.where(inside, histogram.counts, 0.0)
+    reference = np.where(inside, counts, 0.0)
     if not reference.any():
         return math.inf
     used = np.flatnonzero(inside)
-    reference[used[0]] += histogram.counts[: used[0]].sum()
-    reference[used[-1]] += histogram.counts[used[-1] + 1 :].sum()
+    reference[used[0]] += counts[: used[0]].sum()
+    reference[used[-1]] += counts[used[-1] + 1 :].sum()
     filled = reference > 0
     levels = _levels(histogram, exponent, integers)[0].astype(np.int64) - integers.min
-    sums = np.bincount(levels[inside], weights=histogram.counts[inside], minlength=1 << integers.bits)
+    sums = np.bincount(levels[inside], weights=counts[inside], minlength=1 << integers.bits)
     sharers = np.bincount(levels, weights=filled.astype(np.float64), minlength=1 << integers.bits)
     quantised = np.where(filled, sums[levels] / np.maximum(sharers[levels], 1.0), 0.0)
     p = reference[filled] / reference.sum()

@@ -10,6 +10,7 @@ Source: spec/ai8x-training.md section 7 (graph rules, carry-over).
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -105,7 +106,8 @@ def _shared_ranges(trace: ModelTrace) -> _Groups:
     return groups
 
 
-def plan_thresholds(trace: ModelTrace, measured: Mapping[str, int]) -> dict[str, LayerThreshold]:
+def plan_thresholds(trace: ModelTrace, measured: Mapping[str, int], floors: Mapping[str, int] | None = None
+                    ) -> dict[str, LayerThreshold]:
     """The range of every layer's outputs, so that layers which meet agree.
 
     Operands of an addition take the range of its result; parts of a concatenation, and several tensors that one layer
@@ -114,12 +116,17 @@ def plan_thresholds(trace: ModelTrace, measured: Mapping[str, int]) -> dict[str,
     Args:
         trace: connections of the model.
         measured: layer -> log2 of the range that suits its outputs alone.
+        floors: layer -> log2 of the least range that its inputs may have; counts up to the range of the chip.
     """
     groups = _shared_ranges(trace)
     members: dict[str, list[Call]] = {}
     for call in trace.calls:
         members.setdefault(groups.root(call.name), []).append(call)
     ranges = {root: _group_range(calls, measured) for root, calls in members.items()}
+    for call in trace.calls:
+        root = groups.root(_source_names(trace, call)[0])
+        if floors and call.name in floors and root in ranges:
+            ranges[root] = max(ranges[root], min(0, floors[call.name]))
     ranges[groups.root(_INPUT)] = 0
     final = {call.name for call in trace.final_calls()}
     plan: dict[str, LayerThreshold] = {}
@@ -136,6 +143,21 @@ def _group_range(calls: Iterable[Call], measured: Mapping[str, int]) -> int:
     listed = list(calls)
     combining = [call for call in listed if isinstance(call.layer, ElementwiseModule)]
     return max(measured[call.name] for call in combining or listed)
+
+
+def bias_floors(model: nn.Module) -> dict[str, int]:
+    """Layer -> log2 of the least range of its inputs at which its bias still needs no larger step than its weights.
+
+    Weights and biases share one step, and biases are divided by the range of the inputs: a range that is too small
+    would cost the weights their resolution.
+    """
+    floors = {}
+    for name, layer in quantized_layers(unwrap_model(model)).items():
+        if layer.op is not None and layer.op.bias is not None:
+            weight, bias = (float(p.detach().abs().max()) for p in (layer.op.weight, layer.op.bias))
+            if weight > 0 and bias > 0:
+                floors[name] = math.ceil(math.log2(bias)) - math.ceil(math.log2(weight))
+    return floors
 
 
 def apply_thresholds(model: nn.Module, plan: Mapping[str, LayerThreshold]) -> None:
@@ -160,8 +182,8 @@ def apply_thresholds(model: nn.Module, plan: Mapping[str, LayerThreshold]) -> No
 
 
 def calibrate_activations(model: nn.Module, batches: Iterable[Tensor], *,
-                          method: ThresholdMethod = ThresholdMethod.MSE, z_score: float = DEFAULT_Z_SCORE
-                          ) -> dict[str, LayerThreshold]:
+                          method: ThresholdMethod = ThresholdMethod.MSE, z_score: float = DEFAULT_Z_SCORE,
+                          spare_weights: bool = False) -> dict[str, LayerThreshold]:
     """Measure the activations of a float model and set the range of every layer, in place.
 
     Args:
@@ -169,6 +191,7 @@ def calibrate_activations(model: nn.Module, batches: Iterable[Tensor], *,
         batches: inputs of the training data, on the grid of 1/128.
         method: how ranges are chosen.
         z_score: see `ai8x.nn.statistics.choose_threshold`.
+        spare_weights: keep ranges large enough for `bias_floors`; training, which can adapt, does without.
 
     Returns:
         The range of every layer.
@@ -185,7 +208,7 @@ def calibrate_activations(model: nn.Module, batches: Iterable[Tensor], *,
     trace = trace_model(inner, first[:1].to(device))
     histograms = collect_histograms(inner, itertools.chain([first], remaining))
     measured = {name: choose_threshold(found, method, z_score) for name, found in histograms.items()}
-    plan = plan_thresholds(trace, measured)
+    plan = plan_thresholds(trace, measured, bias_floors(inner) if spare_weights else None)
     apply_thresholds(inner, plan)
     return plan
 

@@ -52,7 +52,7 @@ def calibrate_checkpoint(checkpoint: Checkpoint, model: nn.Module, batches: Iter
         raise user_error("E0565", "the checkpoint has activation ranges already", source=Source(file=checkpoint.file),
                          found="activation_threshold other than 0", allowed="a checkpoint without ranges",
                          help="leave --calibrate out")
-    plan = calibrate_activations(model, batches, method=method)
+    plan = calibrate_activations(model, batches, method=method, spare_weights=True)
     return replace(checkpoint, state=arrays_from_tensors(model.state_dict())), plan
 
 

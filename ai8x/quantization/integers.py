@@ -304,6 +304,9 @@ def _quantize_layer(layer: _Layer, options: QuantizationOptions) -> LayerQuantiz
     lowest, highest = AF.shift_range(bits)
     stored_shift = min(max(int(shift) - int(layer.entry("activation_threshold", 0)), lowest), highest)
     entries["output_shift"] = torch.tensor([float(stored_shift)])
+    if "activation_threshold" in entries and stored_shift != int(shift) - int(entries["activation_threshold"]):
+        # The register cannot hold the shift: what it holds says how the range really changed.
+        entries["activation_threshold"] = torch.full_like(entries["activation_threshold"], int(shift) - stored_shift)
     if int(layer.entry("weight_bits", 0)) != bits:
         entries["weight_bits"] = torch.tensor([float(bits)])
     if "op.bias" in entries:

@@ -6,7 +6,7 @@ Owns the way from a checkpoint to a model in float or integer mode and to sample
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class Task:
         return _limited(self._parts("test"), BatchPlan(batch_size=min(BATCH_SIZE, count)), count)
 
     def _parts(self, name: str) -> Samples:
-        parts = load_parts(self.data, self.config, integer=False)
+        parts = load_parts(self.data, replace(self.config, workers=0), integer=False)
         return parts.train if name == "train" else parts.test
 
 

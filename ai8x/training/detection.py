@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ai8x.errors import Diagnostic, Diagnostics, user_error
+from ai8x.errors import Diagnostic, Diagnostics, UserError, user_error
 from ai8x.training.boxes import Detections, centres_of, corners_of, encode_boxes, overlap
 from ai8x.training.metrics import Evaluation
 from ai8x.training.settings_file import read_settings
@@ -217,6 +217,12 @@ def _marks(boxes: Tensor, scores: Tensor, objects: Tensor) -> list[tuple[float, 
     return marks
 
 
+def no_detector(name: str) -> UserError:
+    """E0631: a model that is to find objects and cannot."""
+    return user_error("E0631", f"model '{name}' is no detector", found="no priors_cxcy and detect_objects",
+                      allowed="a model with default boxes", help="choose for example --model ai85tinierssd")
+
+
 def detector_parts(model: nn.Module) -> tuple[Tensor, Any]:
     """Default boxes and the method `detect_objects` of a detector.
 
@@ -225,8 +231,7 @@ def detector_parts(model: nn.Module) -> tuple[Tensor, Any]:
     """
     priors, detect = getattr(model, "priors_cxcy", None), getattr(model, "detect_objects", None)
     if not isinstance(priors, Tensor) or not callable(detect):
-        raise user_error("E0631", f"{type(model).__name__} is no detector", found="no priors_cxcy and detect_objects",
-                         allowed="a model with default boxes", help="choose for example --model ai85tinierssd")
+        raise no_detector(type(model).__name__)
     return priors, detect
 
 

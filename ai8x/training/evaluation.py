@@ -145,7 +145,8 @@ def load_parts(data: DataSpec, config: TrainConfig, *, integer: bool) -> Parts:
     """
     return data.loader(LoaderArguments(
         act_mode_8bit=integer, truncate_testset=config.truncate_testset, folder=Path(config.data),
-        download=config.download, validation_split=config.validation_split, workers=config.workers, out_fold_ratio=config.out_fold_ratio))
+        download=config.download, validation_split=config.validation_split, workers=config.workers,
+        out_fold_ratio=config.out_fold_ratio))
 
 
 def evaluate_state(model: nn.Module, state: Mapping[str, Tensor], samples: Samples, objective: Objective

@@ -1,4 +1,4 @@
-"""What can be named, and what a model is made of: the texts of ``--list-models``, ``--list-datasets`` and ``--summary``.
+"""What can be named, and what models are made of: the texts of ``--list-models``, ``--list-datasets``, ``--summary``.
 
 Source: spec/ai8x-training.md section 12.
 """

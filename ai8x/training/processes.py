@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 
 from ai8x.errors import user_error
@@ -88,8 +87,27 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield processes
+        dist.barrier()  # the first process still tests and writes: nobody may hang up on it
     finally:
         dist.destroy_process_group()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum of every process's tensor; its gradient is the sum of every process's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """The sum."""
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The sum of the gradients."""
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
 
 
 class GatheredBatchNorm(nn.BatchNorm2d):
@@ -109,13 +127,13 @@ class GatheredBatchNorm(nn.BatchNorm2d):
         axes = [0, *range(2, input.dim())]
         count = input.new_tensor([input.numel() / input.shape[1]])
         sums = torch.cat((input.sum(axes), (input * input).sum(axes), count))
-        sums = dist_functional.all_reduce(sums)  # type: ignore[no-untyped-call]
+        sums = _SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
         channels, total = input.shape[1], sums[-1].detach()
         mean = sums[:channels] / total
         variance = (sums[channels:-1] / total - mean * mean).clamp(min=0)
         self._remember(mean.detach(), variance.detach() * (total / (total - 1).clamp(min=1)))
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        result = (input - mean.reshape(shape)) * torch.rsqrt(variance + self.eps).reshape(shape)
+        result: Tensor = (input - mean.reshape(shape)) * torch.rsqrt(variance + self.eps).reshape(shape)
         if self.weight is not None:
             result = result * self.weight.reshape(shape) + self.bias.reshape(shape)
         return result

@@ -298,7 +298,7 @@ def _cut(layer: QuantizationAwareModule, outputs: list[int], inputs: list[int]) 
     weight = op.weight.detach()
     if getattr(op, "groups", 1) > 1:  # depthwise: one filter a channel
         weight = weight[outputs]
-        op.groups = len(outputs)  # type: ignore[union-attr]
+        op.groups = len(outputs)
     else:
         weight = weight.index_select(out_dim, torch.tensor(outputs, device=weight.device))
         weight = weight.index_select(1 - out_dim, torch.tensor(inputs, device=weight.device))
@@ -344,7 +344,7 @@ def fit_layers(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         if weight.dim() != layer.op.weight.dim():
             continue
         if getattr(layer.op, "groups", 1) > 1:
-            layer.op.groups = weight.shape[0]  # type: ignore[union-attr]
+            layer.op.groups = weight.shape[0]
         bias = None if layer.op.bias is None else layer.op.bias.new_zeros(
             weight.shape[layer.output_dim] * (getattr(layer.op, "groups", 1) if layer.output_dim else 1))
         _resize(layer, torch.zeros_like(weight, device=layer.op.weight.device), bias)

@@ -13,7 +13,6 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,9 +23,16 @@ from ai8x.compatibility import reset_device, set_device
 from ai8x.errors import Diagnostic, Source, UserError, user_error
 from ai8x.files import bundled_root
 from ai8x.nn.base import OutputScale, set_output_scale
+from ai8x.training.cats_dogs import CATS_VS_DOGS
 from ai8x.training.config import TrainConfig
-from ai8x.training.data import DatasetSamples, DataSpec, LoaderArguments, Parts, TaskKind, validation_indices
+from ai8x.training.data import DataSpec, TaskKind
+from ai8x.training.detection import no_detector
 from ai8x.training.digits import DIGITS
+from ai8x.training.fake_data import FAKE_DATA
+from ai8x.training.keywords import KWS_20
+from ai8x.training.loader import PluginLoader
+from ai8x.training.segmentation_sets import SEGMENTATION_SETS
+from ai8x.training.svhn import SVHN_74
 from ai8x.training.torchvision_sets import TORCHVISION_SETS
 
 _LISTS = {"model": "--list-models", "data set": "--list-datasets"}
@@ -36,6 +42,10 @@ _EMBEDDING_DIM = 3
 
 BUNDLED_ROOT = bundled_root()
 """The folder that holds `models` and `policies`: the repository, or where pip installed them."""
+
+
+BUNDLED_SETS = (DIGITS, *TORCHVISION_SETS, KWS_20, CATS_VS_DOGS, *SEGMENTATION_SETS, SVHN_74, FAKE_DATA)
+"""The data sets that need no plug-in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +94,7 @@ def discover(models_path: str | None = None, datasets_path: str | None = None) -
     """
     problems: list[Diagnostic] = []
     models: dict[str, ModelSpec] = {}
-    datasets = {spec.name: spec for spec in (DIGITS, *TORCHVISION_SETS)}
+    datasets = {spec.name: spec for spec in BUNDLED_SETS}
     for folder in (BUNDLED_ROOT / "models", *_plugin_folder(models_path, "--models-path")):
         for module in _load_folder(folder, problems):
             models.update((spec.name, spec) for spec in _model_specs(module, problems))
@@ -125,7 +135,8 @@ def create_model(spec: ModelSpec, data: DataSpec, config: TrainConfig) -> nn.Mod
     float training, so that the loss does not jump when quantisation starts.
 
     Raises:
-        UserError: E0605 where the data has another number of dimensions than the model takes.
+        UserError: E0605 where the data has another number of dimensions than the model takes, E0631 where the data
+            asks for a detector and the model is none.
     """
     shape = data.input_shape
     dim = len(shape) - 1
@@ -136,9 +147,14 @@ def create_model(spec: ModelSpec, data: DataSpec, config: TrainConfig) -> nn.Mod
     arguments: dict[str, Any] = {"bias": config.use_bias}
     if dim == 2 and shape[2] < spec.min_input:
         arguments["padding"] = (spec.min_input - shape[2] + 1) // 2
-    if data.kind is TaskKind.DETECTION:
-        arguments["device"] = "cpu"
-    return build_model(spec, shape, data.num_classes, config, **arguments)
+    if data.kind is not TaskKind.DETECTION:
+        return build_model(spec, shape, data.num_classes, config, **arguments)
+    try:  # detectors take the place of their default boxes; other models hand it on to their layers
+        return build_model(spec, shape, data.num_classes, config, **arguments, device="cpu")
+    except UserError as error:
+        if error.diagnostics[0].code != "E0371":
+            raise
+        raise no_detector(spec.name) from error
 
 
 def build_model(spec: ModelSpec, shape: tuple[int, ...], num_classes: int, config: TrainConfig, **further: Any
@@ -246,37 +262,6 @@ def _kind_of(entry: Mapping[str, Any]) -> TaskKind:
     if entry.get("regression") or len(entry["output"]) == 1:
         return TaskKind.REGRESSION
     return TaskKind.DETECTION if entry.get("collate") else TaskKind.CLASSIFICATION
-
-
-@dataclass(frozen=True, slots=True)
-class PluginLoader:
-    """Calls a loader function in the conventions of ai8x-training and divides its training data."""
-
-    name: str
-    function: Callable[..., tuple[Any, Any]]
-    kind: TaskKind = TaskKind.CLASSIFICATION
-    collate: Callable[[list[Any]], Any] | None = None
-
-    def __call__(self, args: LoaderArguments) -> Parts:
-        train, test = self.function((str(args.folder), args), load_train=True, load_test=True)
-        if train is None or test is None:
-            raise user_error("E0608", f"the loader of data set '{self.name}' gave no data",
-                             found=f"train {train!r:.40}, test {test!r:.40}", allowed="two torch data sets")
-        test_indices = range(1 if args.truncate_testset else len(test))
-        part = partial(DatasetSamples, workers=args.workers, kind=self.kind, collate=self.collate)
-        test_part = part(dataset=test, indices=test_indices)
-        fixed = getattr(train, "valid_indices", None)
-        if fixed is not None:
-            chosen = {int(i) for i in fixed}
-            validation_numbers = sorted(chosen)
-            train_numbers = [i for i in range(len(train)) if i not in chosen]
-        else:
-            train_numbers, validation_numbers = validation_indices(len(train), args.validation_split)
-        train_part = part(dataset=train, indices=train_numbers)
-        if not validation_numbers:
-            return Parts(train=train_part, validation=test_part, test=test_part)
-        validation_part = part(dataset=train, indices=validation_numbers)
-        return Parts(train=train_part, validation=validation_part, test=test_part)
 
 
 def _unknown(code: str, what: str, name: str, known: Mapping[str, object],

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai8x.errors import Source, user_error
+from ai8x.errors import Source
 from ai8x.nn.data import normalize
 from ai8x.training.data import DataSpec, LoaderArguments, Parts, TensorSamples, validation_indices
+from ai8x.training.loader import unreadable
 from ai8x.training.torchvision_ops import import_torchvision
 from ai8x.training.transforms import Augmentation, random_affine, random_flip, random_shift
 
@@ -78,7 +79,7 @@ class TorchvisionLoader:
         try:
             dataset = factory(str(args.folder), train=train, download=args.download)
         except (RuntimeError, OSError, ValueError, EOFError) as error:
-            raise user_error("E0609", f"data set '{self.class_name}' cannot be read",
+            raise unreadable(f"data set '{self.class_name}' cannot be read",
                              source=Source(file=str(args.folder)), found=str(error).splitlines()[0],
                              help="add --download to fetch it, or name its folder with --data DIR") from error
         images = torch.from_numpy(np.asarray(dataset.data))

@@ -220,6 +220,7 @@ class Trainer:
                 self._finish_epoch(output, started)
         finally:
             reporter.finish_progress()
+            self._drop_forward()  # a parallel wrapper must be gone before its process group
         return True
 
     @property
@@ -252,7 +253,12 @@ class Trainer:
         before = named_parameters(self.model)
         change()
         update_optimizer(self._optimizer, before, self.model)
+        self._drop_forward()
+
+    def _drop_forward(self) -> None:
         self._forward = None
+        if self._processes.world > 1:
+            gc.collect()  # the hooks of a parallel wrapper go with it
 
     def _switch_if_due(self, reporter: Reporter) -> None:
         policy = self.task.policy
@@ -282,7 +288,6 @@ class Trainer:
         plan = BatchPlan(batch_size=task.config.batch_size, seed=task.config.seed, epoch=self._epoch,
                          first_batch=self._step, rank=processes.rank, world=processes.world)
         if self._forward is None:
-            gc.collect()  # the hooks of a former parallel wrapper go with it
             self._forward = wrap_forward(self.model, task.config, processes, quantized=self.is_quantized)
         learning = Learning(model=self.model, optimizer=self._optimizer, objective=task.objective_of(self._epoch),
                             meter=self._meter, forward=self._forward, after_update=self._after_update,

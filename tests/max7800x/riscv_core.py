@@ -1,10 +1,11 @@
-"""A RISC-V core good enough to run the two-core project's program: no interrupts, no time, memories and registers only."""
+"""A RISC-V core good enough for the two-core project's program: memories and registers, no interrupts, no time."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ai8x.errors import HardwareFault
 from ai8x.max7800x.simulator import Accelerator
 
 FLASH, SRAM = (0x10010000, 0x70000), (0x20010000, 0xC000)
@@ -34,7 +35,7 @@ class RiscvCore:
         self.console = ""
         self.writes: list[tuple[int, int, int]] = []
         self.apb: dict[int, int] = {}
-        self._fault: Exception | None = None
+        self._fault: HardwareFault | None = None
         self._polls = 0
         self._core = self._unicorn.Uc(self._unicorn.UC_ARCH_RISCV, self._unicorn.UC_MODE_RISCV32)
         for base, size in (FLASH, SRAM):
@@ -54,7 +55,7 @@ class RiscvCore:
         """Execute until main has returned.
 
         Raises:
-            Exception: what the accelerator raised.
+            HardwareFault: the accelerator refused an access.
         """
         try:
             self._core.emu_start(self._entry, self._end, count=50_000_000)
@@ -74,7 +75,7 @@ class RiscvCore:
                 if address == CTRL and ready and self._polls > 1:
                     self._accelerator.complete()
                 return self._accelerator.read(address, size)
-            except Exception as fault:
+            except HardwareFault as fault:
                 self._stop(fault)
                 return 0
         if address == UART_STATUS:
@@ -93,13 +94,13 @@ class RiscvCore:
                 return
             if address in POWER:
                 self._accelerator.power(address, value)
-        except Exception as fault:
+        except HardwareFault as fault:
             self._stop(fault)
             return
         self.apb[address] = value
         if address == UART_FIFO:
             self.console += chr(value & 0xFF)
 
-    def _stop(self, fault: Exception) -> None:
+    def _stop(self, fault: HardwareFault) -> None:
         self._fault = fault
         self._core.emu_stop()

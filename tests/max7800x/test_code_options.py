@@ -199,7 +199,8 @@ def test_impossible_choices_are_refused(changes: dict, code: str) -> None:
 
 @pytest.mark.parametrize("changes", [
     {"lower": LowerOptions(clock_source=ClockSource.ISO, clock_divider=2)}, {"code": CodegenOptions(timer=5)},
-    {"code": CodegenOptions(boost=BoostPin(port=2, pin=31))}, {"fifo": True, "synthetic_input": SyntheticInput(increment=1)},
+    {"code": CodegenOptions(boost=BoostPin(port=2, pin=31))},
+    {"fifo": True, "synthetic_input": SyntheticInput(increment=1)},
     {"fast_fifo": True, "quad": True, "code": CodegenOptions(core=Core.RISCV)}, {}])
 def test_possible_choices_pass(changes: dict) -> None:
     check_options(ProjectOptions(**changes))

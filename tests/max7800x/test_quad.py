@@ -63,7 +63,7 @@ def test_quad_bias_and_registers_are_those_of_every_quadrant() -> None:
     entries = {block.quadrant: block.values.tolist()[:3] for block in program.load_bias}
     assert entries == {0: [1, 5, 9], 1: [2, 6, 10], 2: [3, 7, 0], 3: [4, 8, 0]}
     # qupac is bit 31, ffifo_en and fifogrp in every quadrant.
-    assert [hex(w.value) for w in program.start] == ["0x80d08808", "0x80d08809", "0x80d08809", "0x80d08809", "0x80d08809"]
+    assert [hex(w.value) for w in program.start] == ["0x80d08808", *4 * ["0x80d08809"]]
 
 
 @pytest.mark.parametrize("channels", [4, 10, 13, 64])
@@ -102,3 +102,11 @@ def test_quad_mode_needs_one_aligned_output_pass(outputs: int, channels: int, al
     placement = Placement(layers=(place(0x7, outputs, 0x4000),), fast_fifo=True, quad=True)
     codes = {finding.code for finding in check_network(network, placement, MAX78000).errors}
     assert ("E0339" in codes) is not allowed
+
+
+def test_quad_output_must_spare_the_copies_of_the_input_in_every_quadrant() -> None:
+    network = network_of(conv(0, (3, 6, 5), 10))
+    for outputs, offset, clash in ((0x3FF << 16, 0, True), (0x3FF << 20, 0, False), (0x3FF << 16, 0x100, False)):
+        placement = Placement(layers=(place(0x7, outputs, offset),), fast_fifo=True, quad=True)
+        codes = {finding.code for finding in check_network(network, placement, MAX78000).errors}
+        assert ("E0418" in codes) is clash

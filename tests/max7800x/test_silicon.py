@@ -1,5 +1,7 @@
 """The cycle model against published measurements and the vendor's cycle counts per layer."""
 
+from pathlib import Path
+
 import pytest
 
 from ai8x.max7800x.silicon import (
@@ -9,8 +11,11 @@ from ai8x.max7800x.silicon import (
     TOLERANCE_US,
     SiliconRun,
     compare_runs,
+    comparison_page,
     network_layer_cycles,
 )
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "silicon-times.md"
 
 LAYER_CYCLES = {
     "mnist": (48956, 16664, 4012, 332, 192),
@@ -45,6 +50,10 @@ def test_fifteen_measurements_are_compared() -> None:
 def test_predicted_time_is_what_the_chip_showed(run: SiliconRun) -> None:
     (comparison,) = compare_runs((run,))
     assert abs(comparison.difference_us) <= TOLERANCE_US
+
+
+def test_page_of_the_manual_is_what_the_model_says() -> None:
+    assert PAGE.read_text(encoding="utf-8") == comparison_page()
 
 
 def test_streaming_estimate_is_a_fifth_too_long_as_the_measurements_say() -> None:

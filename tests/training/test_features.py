@@ -161,12 +161,12 @@ def test_teacher_needs_weights_and_weights_a_teacher(toy, settings):
 def test_average_moves_towards_the_weights_and_copies_counters():
     model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
     average = WeightAverage(model, 0.5)
-    start = float(model[0].weight.detach())
+    start = model[0].weight.item()
     with torch.no_grad():
         model[0].weight.add_(1.0)
         model[1].num_batches_tracked.add_(7)
     average.update(model)
-    assert float(average.model[0].weight) == pytest.approx(start + 0.9)  # the first step forgets nine tenths
+    assert average.model[0].weight.item() == pytest.approx(start + 0.9)  # the first step forgets nine tenths
     assert int(average.model[1].num_batches_tracked) == 7
 
 
@@ -202,8 +202,8 @@ class Bridged(torch.nn.Module):
         self.conv2 = FusedConv2dBNReLU(16, 16, 3, padding=1, bias=True)
         self.add = Add()
         self.deep = FusedDepthwiseConv2dReLU(16, 16, 3, padding=1, bias=True)
-        self.side = FusedMaxPoolConv2dReLU(16, 12, 1, pool_size=1, pool_stride=1, bias=True)
-        self.fc = Linear(28 * 16, 3, bias=True, wide=True)
+        self.side = FusedMaxPoolConv2dReLU(16, 16, 1, pool_size=1, pool_stride=1, bias=True)
+        self.fc = Linear(32 * 16, 3, bias=True, wide=True)
 
     def forward(self, images):
         data = self.conv1(images)
@@ -235,10 +235,9 @@ def test_pruned_network_computes_what_the_remaining_channels_computed():
         model.side.op.bias[0:4] = -1
         before = model(images)
         changed = prune_channels(model, images[:1], 0.25)
-        assert changed == {"conv1": (16, 12), "conv2": (16, 12), "deep": (16, 12), "side": (12, 8)} | (
-            {} if model.side.op.weight.shape[0] == 8 else {"side": changed["side"]})
+        assert changed == {"conv1": (16, 12), "conv2": (16, 12), "deep": (16, 12), "side": (16, 12)}
         assert torch.allclose(model(images), before, atol=1e-6)
-    assert model.deep.op.groups == 12 and model.fc.op.weight.shape == (3, (12 + changed["side"][1]) * 16)
+    assert model.deep.op.groups == 12 and model.fc.op.weight.shape == (3, 24 * 16)
 
 
 def test_run_with_channel_pruning_ends_with_a_smaller_network(toy, toy_arguments, capsys):
@@ -251,7 +250,7 @@ def test_run_with_channel_pruning_ends_with_a_smaller_network(toy, toy_arguments
     assert main(["--evaluate", result["checkpoints"]["qat_best"]]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["top1"] == result["accuracy"]["qat"]["test"]
     assert main(["--summary", "compute", "--evaluate", result["checkpoints"]["qat_best"]]) == 0
-    assert "1x8x8  2x8x8" in " ".join(capsys.readouterr().out.split(" ")).replace("   ", " ").replace("  ", "  ")
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["conv1", "1x8x8", "2x8x8"]
 
 
 @pytest.mark.parametrize("kind", ["channels", "magnitude"])

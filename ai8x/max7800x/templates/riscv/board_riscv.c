@@ -1,7 +1,7 @@
 /*
  * Board support that only the RISC-V core needs: console and delays. Clocks, timers and pins are in board.c.
  *
- * SPDX-License-Identifier: Apache-2.0
+ * SPDX-License-Identifier: 0BSD
  */
 
 #include <stdint.h>

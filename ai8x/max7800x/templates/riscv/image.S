@@ -1,4 +1,4 @@
-/* The RISC-V core's program, as built. SPDX-License-Identifier: Apache-2.0 */
+/* The RISC-V core's program, as built. SPDX-License-Identifier: 0BSD */
 
     .section .riscv, "a"
     .incbin RISCV_IMAGE

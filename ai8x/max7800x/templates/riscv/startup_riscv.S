@@ -1,7 +1,7 @@
 /*
  * Start of the RISC-V core. Whether the core begins at its boot address or 0x80 beyond it (UNVERIFIED), it gets here.
  *
- * SPDX-License-Identifier: Apache-2.0
+ * SPDX-License-Identifier: 0BSD
  */
 
     .section .start, "ax"

@@ -1,7 +1,7 @@
 /*
  * Board support: clocks, console, delays, timers, pins, LEDs, sleep and the C library's system calls.
  *
- * SPDX-License-Identifier: Apache-2.0
+ * SPDX-License-Identifier: 0BSD
  */
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /*
  * Registers that power, isolate and reset the quadrants of the CNN accelerator; bit n stands for quadrant n.
  *
- * SPDX-License-Identifier: Apache-2.0
+ * SPDX-License-Identifier: 0BSD
  */
 
 #ifndef GCFR_REGS_H

@@ -2,7 +2,7 @@
  * Device and driver interface of the stand-alone board support: the part of the vendor SDK's interface that
  * generated projects use, under the same names and with the same meaning.
  *
- * SPDX-License-Identifier: Apache-2.0
+ * SPDX-License-Identifier: 0BSD
  */
 
 #ifndef MXC_H

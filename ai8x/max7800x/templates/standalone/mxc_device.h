@@ -1,2 +1,2 @@
-/* The stand-alone board support declares everything in one header. SPDX-License-Identifier: Apache-2.0 */
+/* The stand-alone board support declares everything in one header. SPDX-License-Identifier: 0BSD */
 #include "mxc.h"

@@ -1,7 +1,7 @@
 /*
  * Start-up code: vector table, memory initialisation, floating-point unit, then main.
  *
- * SPDX-License-Identifier: Apache-2.0
+ * SPDX-License-Identifier: 0BSD
  */
 
 #include <stdint.h>

@@ -1,0 +1,1 @@
+"""Random networks over the whole scope of the MAX78000: reference = simulator = compiled firmware, by one seed."""

@@ -1,0 +1,1 @@
+"""Tests of what quantize.py does with data."""
