@@ -48,7 +48,7 @@ def synthesize_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, ann
     atomic_write(folder / KMODEL_NAME, lowered.data)
     atomic_write(folder / SAMPLE_NAME, image.tobytes())
     write_runner(folder, RunnerModel(name=network.name, kmodel=lowered.data, image=image, outputs=run.outputs,
-                                     is_wide=network.layers[network.outputs[-1]].output_bits == 32,
+                                     is_wide=network.layers[network.outputs[0]].output_bits == 32,
                                      labels=network.labels))
     files = {path.relative_to(folder).as_posix(): path.stat().st_size
              for path in sorted(folder.rglob("*")) if path.is_file()}

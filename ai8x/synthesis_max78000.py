@@ -26,11 +26,12 @@ from ai8x.max7800x.lower import LoweringPlan, lower_network
 from ai8x.max7800x.lower_data import OutputRegion, store_few_words, unload_regions
 from ai8x.max7800x.options import ENERGY_RUNS, Core, ProjectOptions, check_options
 from ai8x.max7800x.placement import BufferPlacement, Placement, PlacementOptions, place_network
+from ai8x.max7800x.planner import PLANNER_NOTICES, plan_placement
 from ai8x.max7800x.program import Program
 from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.ir import Network
 from ai8x.network.reference import Trace, run_network
-from ai8x.network.yaml_file import DataBuffer
+from ai8x.network.yaml_file import DataBuffer, LayerEntry
 from ai8x.report_max78000 import chip_report
 from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
 from ai8x.toolchain import RISCV, build_project, missing_tools
@@ -54,6 +55,8 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
     project = options.max78000
     check_options(project)
     announce("max78000: placing and checking")
+    inputs, options, notices = complete_placement(inputs, options)
+    project = options.max78000
     plan, messages = plan_network(inputs, options)
     network = cut_network(inputs.network, project.stop_after)
     lowering = replace(project.lower, unload=_unload_regions(inputs, project))
@@ -73,7 +76,7 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
 
     chip = chip_report(network, plan, files, clock_hz=project.lower.clock_hz)
     # A network that was cut has no classes to count.
-    return TargetResult(verdicts=verdicts, chip=chip, messages=messages,
+    return TargetResult(verdicts=verdicts, chip=chip, messages=(*notices, *messages),
                         run_outputs=run_outputs if project.stop_after is None else None)
 
 
@@ -103,6 +106,48 @@ class Subject:
         return trace
 
 
+def complete_placement(
+    inputs: Inputs, options: SynthesisOptions
+) -> tuple[Inputs, SynthesisOptions, tuple[Diagnostic, ...]]:
+    """Plan what the file's placement leaves open.
+
+    Returns:
+        Inputs whose network has helper layers where operands need a copy, whose hints are complete and whose trace
+        covers the helpers; the options with layer numbers of that network; what the planner reports. A complete file
+        comes back as it is.
+
+    Raises:
+        UserError: the network does not fit, or the file's placement cannot be kept.
+    """
+    project, file = options.max78000, inputs.file
+    cut_network(inputs.network, project.stop_after)
+    if project.stop_after is not None and all(hint.processors is not None for hint in file.hints):
+        return inputs, options, ()  # what lies behind the cut need not be right
+    planned = plan_placement(inputs.network, file.hints, MAX78000, _placement_options(inputs, project),
+                             deduplicate=project.deduplicate)
+    if planned.summary is None:
+        return inputs, options, ()
+    entries = [file.layers[0 if number is None else number] for number in planned.file_index]
+    layers = tuple(
+        replace(entry, hint=hint, position=index) if number is not None
+        else LayerEntry(position=index, sequence=index, source=hint.source or entry.source, hint=hint)
+        for index, (entry, hint, number) in enumerate(zip(entries, planned.hints, planned.file_index, strict=True)))
+    completed = replace(inputs, network=planned.network, file=replace(file, layers=layers),
+                        trace=planned.expand_trace(inputs.trace, inputs.sample.values))
+    if project.stop_after is not None:
+        options = replace(options, max78000=replace(project, stop_after=planned.planned_index(project.stop_after)))
+    notices = tuple(finding for finding in planned.diagnostics.items if finding.code in PLANNER_NOTICES)
+    return completed, options, notices
+
+
+def _placement_options(inputs: Inputs, project: ProjectOptions) -> PlacementOptions:
+    file = inputs.file
+    return PlacementOptions(
+        fifo=project.fifo, fast_fifo=project.fast_fifo, quad=project.quad, ignore_streaming=project.ignore_streaming,
+        output_map=file.output_map, output_map_source=file.sources.get("output_map"),
+        buffer=_buffer_placement(file.data_buffer))
+
+
 def plan_network(inputs: Inputs, options: SynthesisOptions) -> tuple[LoweringPlan, tuple[Diagnostic, ...]]:
     """Placement, weight memory and their checks.
 
@@ -112,12 +157,9 @@ def plan_network(inputs: Inputs, options: SynthesisOptions) -> tuple[LoweringPla
     Raises:
         UserError: every error found, together.
     """
-    file, project = inputs.file, options.max78000
-    placement_options = PlacementOptions(
-        fifo=project.fifo, fast_fifo=project.fast_fifo, quad=project.quad, ignore_streaming=project.ignore_streaming,
-        output_map=file.output_map, output_map_source=file.sources.get("output_map"),
-        buffer=_buffer_placement(file.data_buffer))
-    placement: Placement = place_network(inputs.network, file.hints, MAX78000, placement_options)
+    project = options.max78000
+    placement: Placement = place_network(inputs.network, inputs.file.hints, MAX78000,
+                                         _placement_options(inputs, project))
     network = cut_network(inputs.network, project.stop_after)
     placement = replace(placement, layers=placement.layers[:len(network.layers)])
     diagnostics = check_network(network, placement, MAX78000, deduplicate=project.deduplicate)

@@ -24,6 +24,10 @@ _NO_EFFECT = ("--verbose", "--display-checkpoint", "--no-progress", "--no-versio
               "--ignore-mlator-warning", "--riscv-flash", "--riscv-cache")
 """Options of the vendor's tool whose effect this tool always has, or that only concern its log."""
 
+_NO_EFFECT_WITH_VALUE = ("--unroll-mlator", "--unroll-8bit", "--unroll-wide", "--yamllint", "--upstream",
+                         "--version-check-interval", "--log-filename")
+"""Likewise, with a value."""
+
 _OFF_BY_DEFAULT = (
     ("run", "--no-wfi", "spin while an inference runs instead of sleeping"),
     ("run", "--stop-start", "stop and continue every inference once, right after its start"),
@@ -105,7 +109,10 @@ def _add_file_options(parser: CommandParser) -> None:
     vendor = parser.add_argument_group("accepted without effect")
     for name in _NO_EFFECT:
         parser.advanced(vendor, name, action="store_true", dest="no_effect", help=argparse.SUPPRESS)
-    parser.advanced(vendor, "--log-filename", dest="no_effect", help="and " + ", ".join(_NO_EFFECT))
+    *others, last = _NO_EFFECT_WITH_VALUE
+    for name in others:
+        parser.advanced(vendor, name, dest="no_effect", help=argparse.SUPPRESS)
+    parser.advanced(vendor, last, dest="no_effect", metavar="X", help="and " + ", ".join((*others, *_NO_EFFECT)))
 
 
 def project_options(arguments: argparse.Namespace) -> ProjectOptions:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +75,7 @@ class ActivationFunction:
         """For reports."""
         if self.kind in (ActivationKind.LEAKY_RELU, ActivationKind.ELU):
             return f"{self.kind.value}({self.slope:g})"
-        return self.kind.value
+        return str(self.kind.value)
 
     @property
     def clip(self) -> tuple[float, float] | None:
@@ -97,7 +99,7 @@ def _hard_sigmoid(x: FloatArray) -> FloatArray:
     return np.clip(x + 3, 0, 6) / 6
 
 
-_CURVES = {
+_CURVES: Mapping[ActivationKind, Callable[[FloatArray, float], Any]] = {
     ActivationKind.LEAKY_RELU: lambda x, slope: np.where(x < 0, slope * x, x),
     ActivationKind.ELU: lambda x, slope: np.where(x < 0, slope * np.expm1(np.minimum(x, 0)), x),
     ActivationKind.SIGMOID: lambda x, _: _sigmoid(x),

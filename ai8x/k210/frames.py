@@ -135,11 +135,6 @@ class Margins:
     left: int
     right: int
 
-    @property
-    def are_zero(self) -> bool:
-        """The tensor fills the map."""
-        return not (self.top or self.bottom or self.left or self.right)
-
 
 def plan_axis(work: AxisWork, *, start: int, size: int, clean: bool, taps: int) -> AxisPlan | None:
     """A way to do one axis on a map of ``size`` cells in which the tensor begins at ``start``, or None.

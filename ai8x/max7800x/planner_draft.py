@@ -67,27 +67,25 @@ class Draft:
         hints: by layer of `network`; empty for helpers.
         file_index: by layer of `network`, its number in the file; None for a helper.
         compact: names of layers whose output must lie without gaps, so that helpers can read it.
+        converted: names of pass layers of the file that run as convolutions.
         mode: how the input enters.
         copy_kind: first choice for copies.
+        deduplicate: equal weights share storage.
     """
 
     network: Network
     hints: tuple[PlacementHint, ...]
     file_index: tuple[int | None, ...]
     compact: frozenset[str] = frozenset()
+    converted: frozenset[str] = frozenset()
     mode: InputMode = InputMode()
     copy_kind: CopyKind = CopyKind.PASS
+    deduplicate: bool = True
 
     @property
     def num_helpers(self) -> int:
         """Layers that the file does not have."""
         return sum(index is None for index in self.file_index)
-
-
-def start_draft(network: Network, hints: Sequence[PlacementHint], mode: InputMode, copy_kind: CopyKind) -> Draft:
-    """The network as the file describes it."""
-    return Draft(network=network, hints=tuple(hints), file_index=tuple(range(len(network.layers))), mode=mode,
-                 copy_kind=copy_kind)
 
 
 def insert_copies(
@@ -141,12 +139,13 @@ def as_convolutions(draft: Draft, indices: Sequence[int]) -> Draft:
         draft: so far.
         indices: of pass layers.
     """
-    layers = {}
+    layers: dict[int, Layer] = {}
     for index in indices:
         layer = draft.network.layers[index]
         channels = layer.out_shape.channels
         layers[index] = replace(layer, op=Op.CONV2D, **_unit_kernel(channels, 0, channels))
-    return replace(draft, network=draft.network.with_layers(layers))
+    own = {layer.name for index, layer in layers.items() if draft.file_index[index] is not None}
+    return replace(draft, network=draft.network.with_layers(layers), converted=draft.converted | own)
 
 
 def _unit_kernel(count: int, first: int, channels: int) -> dict[str, Any]:

@@ -17,7 +17,12 @@ from ai8x.max7800x.constraints_base import Subject
 from ai8x.max7800x.constraints_layers import LAYER_RULES
 from ai8x.max7800x.constraints_memory import check_in_offset, check_out_offset
 from ai8x.max7800x.constraints_operands import OPERAND_RULES
-from ai8x.max7800x.constraints_processors import check_output_processor_count, check_processor_count
+from ai8x.max7800x.constraints_processors import (
+    check_layer_count,
+    check_output_processor_count,
+    check_processor_count,
+)
+from ai8x.max7800x.constraints_streaming import check_stream_layers
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer, hardware_layers
 from ai8x.max7800x.placement import (
@@ -110,6 +115,13 @@ def check_given(draft: Draft, device: Max7800x) -> None:
                           fast_fifo=draft.mode.fast_fifo, quad=draft.mode.quad)
     subject = Subject(network=draft.network, placement=placement, layers=layers, device=device)
     diagnostics = Diagnostics()
+    flags = [bool(hint.streaming) for hint in draft.hints]
+    if sum(flags) == draft.mode.streaming:
+        flagged = tuple(replace(layer, streaming=flag) for layer, flag in zip(layers, flags, strict=True))
+        for finding in check_stream_layers(replace(subject, layers=flagged)):
+            diagnostics.add(finding)
+    for finding in check_layer_count(subject):
+        diagnostics.add(finding)
     for layer, hint in zip(layers, draft.hints, strict=True):
         rules = [*LAYER_RULES, *OPERAND_RULES]
         given = (
@@ -180,13 +192,12 @@ def fifo_map(channels: int, mode: InputMode) -> int:
     return sum(1 << QUADRANT_PROCESSORS * (channel // share) + channel % share for channel in range(channels))
 
 
-def input_regions(problem: Problem, maps: Maps, instances: Mapping[int, int]) -> Iterator[Region]:
+def input_region(problem: Problem, instances: int) -> Region:
     """What the network input occupies.
 
     Args:
         problem: the network.
-        maps: by tensor.
-        instances: map of processors -> bit map of data memories.
+        instances: bit map of the data memories of its processors.
     """
     first = problem.layers[0]
     own = problem.settings[0]
@@ -202,8 +213,8 @@ def input_regions(problem: Problem, maps: Maps, instances: Mapping[int, int]) ->
             size = pixels * channel_passes(problem.network.input_shape.channels)[0]
         last = last_use(problem.network, 0)
     place = problem.layouts.words[0]
-    yield Region(block=place.group, start=place.offset, end=place.offset + size, instances=instances[maps[0]],
-                 first_use=-1, last_use=last)
+    return Region(block=place.group, start=place.offset, end=place.offset + size, instances=instances, first_use=-1,
+                  last_use=last)
 
 
 def extent_of(problem: Problem, layer: HardwareLayer) -> tuple[int, int]:

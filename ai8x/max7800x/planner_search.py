@@ -35,7 +35,7 @@ from ai8x.max7800x.planner_problem import (
     Maps,
     Problem,
     extent_of,
-    input_regions,
+    input_region,
     output_life,
     read_start,
     reader_map,
@@ -115,7 +115,7 @@ class Evaluator:
         self._cycles: dict[tuple[int, int, int, int], int] = {}
         self._instances: dict[int, int] = {}
         self._spans: dict[int, int] = {}
-        self._weight_groups = _weight_groups(problem.layers)
+        self._weight_groups = _weight_groups(problem.layers, deduplicate=problem.draft.deduplicate)
         self._extents = tuple(extent_of(problem, layer) for layer in problem.layers)
         self._lives = tuple(output_life(problem, layer) for layer in problem.layers)
         self._read_ends = tuple(
@@ -158,8 +158,8 @@ class Evaluator:
     def regions(self, maps: Maps) -> Iterator[Region]:
         """The words that every tensor occupies."""
         problem = self.problem
-        self._instances.setdefault(maps[0], _instance_bits(instances_of(maps[0])))
-        yield from input_regions(problem, maps, self._instances)
+        readers = self.reader_maps(maps)
+        yield input_region(problem, self._instance_map(maps[0]))
         for layer in problem.layers:
             place = problem.layouts.words[tensor_of(layer.index)]
             start, end = self._extents[layer.index]
@@ -168,17 +168,22 @@ class Evaluator:
             yield Region(block=place.group, start=place.offset + start, end=place.offset + end, instances=instances,
                          first_use=first_use, last_use=last_use)
             if not layer.streaming and layer.surplus_pixels:
-                # Rows of a dilated Conv1d read beyond the true input; the counters must stay inside the memory.
+                # A dilated Conv1d reads whole rows, beyond its true input: those words must exist and stay its own.
                 group = problem.layouts.read_words[layer.index].group
-                yield Region(block=group, start=0, end=self._read_ends[layer.index], instances=0,
+                own = self._instance_map(readers[layer.index])
+                yield Region(block=group, start=0, end=self._read_ends[layer.index], instances=own,
                              first_use=layer.index, last_use=layer.index)
+
+    def _instance_map(self, processors: int) -> int:
+        """The data memories of a map, as bits."""
+        if processors not in self._instances:
+            self._instances[processors] = _instance_bits(instances_of(processors))
+        return self._instances[processors]
 
     def _written_instances(self, layer: HardwareLayer, processors: int) -> int:
         """A convolution writes from its first memory to its last, a pass layer those of its map."""
         if not layer.is_conv:
-            if processors not in self._instances:
-                self._instances[processors] = _instance_bits(instances_of(processors))
-            return self._instances[processors]
+            return self._instance_map(processors)
         if processors not in self._spans:
             first, last = lowest_bit(processors) // LANES, highest_bit(processors) // LANES
             self._spans[processors] = _instance_bits(range(first, last + 1))
@@ -315,21 +320,25 @@ def pass_connects(processors: int, output_processors: int) -> bool:
     return True
 
 
-def search(problem: Problem) -> Found:
+def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
     """The best maps and offsets found.
 
     Groups change one at a time for as long as something improves, from the lowest processors on; where that does not
     fit although the memories are large enough in all, from other starts too.
+
+    Args:
+        problem: what can be chosen.
+        budget: plans that are weighed at most.
     """
     evaluator = Evaluator(problem)
-    budget = [SEARCH_BUDGET]
-    best = _descend(evaluator, [0] * len(problem.choices), budget)
+    left = [budget]
+    best = _descend(evaluator, [0] * len(problem.choices), left)
     is_hopeful = evaluator.weights_may_fit(best.maps) and evaluator.data_may_fit(best.maps)
     if best.score.overflow and not best.score.impossible and is_hopeful:
         generator = np.random.default_rng(0)
-        while not best.score.fits and budget[0] > 0:
+        while not best.score.fits and left[0] > 0:
             start = [int(generator.integers(len(choices))) for choices in problem.choices]
-            best = min(best, _descend(evaluator, start, budget), key=lambda found: found.score)
+            best = min(best, _descend(evaluator, start, left), key=lambda found: found.score)
     final = evaluator.weigh(best.maps, thorough=True)
     return final if final is not None and final.score <= best.score else best
 
@@ -385,13 +394,13 @@ def _first_run(busy: int, size: int, blocks: int) -> int:
     return lowest_bit(free) if free else -1
 
 
-def _weight_groups(layers: Sequence[HardwareLayer]) -> tuple[int, ...]:
+def _weight_groups(layers: Sequence[HardwareLayer], *, deduplicate: bool) -> tuple[int, ...]:
     """Number of the first layer with the same weights; layers without weights are alone."""
     first: dict[object, int] = {}
     groups = []
     for layer in layers:
         key: object = layer.index
-        if layer.weights is not None:
+        if layer.weights is not None and deduplicate:
             key = (layer.weight_bits, layer.flatten_pixels, layer.weights.shape, layer.weights.tobytes())
         groups.append(first.setdefault(key, layer.index))
     return tuple(groups)

@@ -206,7 +206,8 @@ class _Exporter:
         if layer.activation is Activation.RELU:
             return graph.node("Relu", [result], f"{name}_relu")
         if layer.activation is Activation.ABS:
-            return graph.node("Min", [graph.node("Abs", [result], f"{name}_abs"), self._scalar(INT8.max)], f"{name}_abs")
+            magnitude = graph.node("Abs", [result], f"{name}_abs")
+            return graph.node("Min", [magnitude, self._scalar(INT8.max)], f"{name}_abs")
         return result
 
 

@@ -316,15 +316,16 @@ class QuantizationAwareModule(nn.Module):
     def integer_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a quantised file in units of the accumulator, float64.
 
-        The bias is stored as ``b * 2**(bits-8) * 128``; the accumulator adds ``b * 128`` (section 5.4).
+        The bias is stored as ``b * 2**(bits-1)``; the accumulator adds ``b * 128``. Files of 2020 hold values between
+        these steps, of which the generator takes the next lower one (section 10).
         """
         if self.op is None:
             raise TypeError("a layer that only pools has no parameters")
         weight = self.op.weight.detach().double().round()
         if self.op.bias is None:
             return weight, None
-        scale = 1 << (DEFAULT_WEIGHT_BITS - self._bits)
-        return weight, (self.op.bias.detach().double() * scale + 0.5).floor()
+        steps = (self.op.bias.detach().double() / (1 << (self._bits - 1))).floor()
+        return weight, steps * (1 << BIAS_SHIFT)
 
     def _forward_integer(self, data: Tensor) -> Tensor:
         sums = self._exact_sums(data)

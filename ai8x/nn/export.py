@@ -18,7 +18,18 @@ from torch import Tensor, nn
 from ai8x.arithmetic import BIAS_SHIFT, INT8
 from ai8x.errors import UserError, user_error
 from ai8x.network.build import identifier
-from ai8x.network.ir import NETWORK_INPUT, Activation, ConvSpec, Eltwise, Layer, Network, Op, Pool, PoolSpec, TensorShape
+from ai8x.network.ir import (
+    NETWORK_INPUT,
+    Activation,
+    ConvSpec,
+    Eltwise,
+    Layer,
+    Network,
+    Op,
+    Pool,
+    PoolSpec,
+    TensorShape,
+)
 from ai8x.network.weights import correlation_kernel
 from ai8x.nn import elementwise
 from ai8x.nn.base import ElementwiseModule, Mode, QuantizationAwareModule, model_mode
@@ -101,8 +112,9 @@ class _Builder:
             return Layer(name=name, index=number, op=Op.PASSTHROUGH, inputs=sources, operand_shape=_seen(read[0]),
                          out_shape=out_shape, eltwise=_ELTWISE[type(layer)])
         operand = self._operand(call, call.operands[0])
+        rounded = layer.pool is not None and layer.pool.rounded
         common: dict[str, Any] = {"name": name, "index": number, "inputs": operand.sources, "out_shape": out_shape,
-                                  "pool": _pool(layer), "average_rounded": layer.pool is not None and layer.pool.rounded}
+                                  "pool": _pool(layer), "average_rounded": rounded}
         if layer.op is None:
             return Layer(op=Op.PASSTHROUGH, operand_shape=_seen(operand), **common)
         owner = self._owners.setdefault(call.name, number)

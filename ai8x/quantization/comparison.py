@@ -83,10 +83,8 @@ class _Sums:
         """The figures."""
         norm = math.sqrt(self.signal * self.found)
         cosine = self.product / norm if norm else float(self.signal == self.found)
-        if self.noise == 0:
-            snr = math.inf
-        else:
-            snr = 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+        silent = math.inf if self.noise == 0 else -math.inf
+        snr = 10 * math.log10(self.signal / self.noise) if self.signal and self.noise else silent
         return LayerComparison(name=self.name, weight_bits=self.weight_bits, shape=self.shape, cosine=cosine,
                                max_error=self.max_error, peak=self.peak, snr_db=snr,
                                saturated=self.saturated / max(1, self.count))
@@ -158,7 +156,8 @@ def format_comparison(layers: Sequence[LayerComparison], least_snr: float = DEFA
         shape = "x".join(map(str, layer.shape))
         mark = "  <- first below the bound" if layer is bad else ""
         lines.append(f"{layer.name:{width}s}  {layer.weight_bits or '-':>4}  {shape:>9s}  {layer.max_error:10.6f}  "
-                     f"{layer.peak:10.6f}  {layer.cosine:8.6f}  {layer.snr_db:7.2f}  {100 * layer.saturated:10.3f} %{mark}")
+                     f"{layer.peak:10.6f}  {layer.cosine:8.6f}  {layer.snr_db:7.2f}  "
+                     f"{100 * layer.saturated:10.3f} %{mark}")
     verdict = (f"first bad layer: {bad.name} ({bad.snr_db:.1f} dB, below {least_snr:g} dB)" if bad else
                f"no bad layer (all at or above {least_snr:g} dB)")
     return "\n".join([*lines, verdict])

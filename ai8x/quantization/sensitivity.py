@@ -79,7 +79,8 @@ def measure_sensitivity(model: nn.Module, batches: Iterable[Tensor], options: Qu
         if layer.op is None:
             continue
         errors = {}
-        weight, bias = layer.op.weight.detach().clone(), None if layer.op.bias is None else layer.op.bias.detach().clone()
+        weight = layer.op.weight.detach().clone()
+        bias = None if layer.op.bias is None else layer.op.bias.detach().clone()
         for bits in WEIGHT_BITS:
             _set_parameters(layer, *_quantised(layer, bits, options))
             errors[bits] = sum(float((_outputs(model, batch) - wanted).square().sum())

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ai8x.nn.fold import describe_layers
 from ai8x.nn.qat import QatPolicy, named_parameters, switch_to_qat, update_optimizer
 from ai8x.training.average import WeightAverage
 from ai8x.training.board import Board
@@ -390,7 +391,7 @@ class Trainer:
             labels=task.data.labels, input_shape=task.data.input_shape, sample=task.sample,
             extras={f"current_{name}": self._history[-1].main if self._history else 0.0,
                     f"best_{name}": best.main if best else 0.0, "best_epoch": best.epoch if best else -1,
-                    **({PRUNED_KEY: True} if self.is_pruned else {})},
+                    "layers": describe_layers(self.model), **({PRUNED_KEY: True} if self.is_pruned else {})},
             average=None if self._average is None or kind == BEST else self._average.state())
         checkpoint.write(run.checkpoint(kind, qat=self.is_quantized))
 

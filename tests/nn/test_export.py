@@ -74,7 +74,8 @@ def test_model_with_everything_is_equal() -> None:
 
 
 @pytest.mark.parametrize(("build", "shape"), [
-    (lambda: nn.Sequential(modules.FusedConv1dReLU(4, 6, 3, padding=1), modules.FusedMaxPoolConv1dReLU(6, 5, 9, padding=2),
+    (lambda: nn.Sequential(modules.FusedConv1dReLU(4, 6, 3, padding=1),
+                           modules.FusedMaxPoolConv1dReLU(6, 5, 9, padding=2),
                            modules.AvgPool1d(2), nn.Flatten(), modules.Linear(10, 3, wide=True)), (4, 16)),
     (lambda: nn.Sequential(modules.DepthwiseConv2d(4, 4, 3), modules.FusedDepthwiseConvTranspose2dReLU(
         4, 4, 3, stride=2, padding=1)), (4, 6, 6)),

@@ -70,7 +70,8 @@ def test_a_spoilt_layer_is_the_first_bad_one(trained, task_of) -> None:
     bad = first_bad_layer(layers)
     assert bad is not None and bad.name == "skip" and bad.snr_db < 10
     text = format_comparison(layers)
-    assert "first bad layer: skip" in text and "<- first below" in next(x for x in text.splitlines() if x.startswith("skip"))
+    (line,) = (line for line in text.splitlines() if line.startswith("skip"))
+    assert "first bad layer: skip" in text and "<- first below" in line
 
 
 def test_values_beyond_the_range_are_counted() -> None:

@@ -46,9 +46,9 @@ def test_wrong_kinds_of_checkpoints_are_refused(trained, task_of) -> None:
     checkpoint = trained()
     task = task_of(checkpoint)
     quantized, _ = quantize_checkpoint(checkpoint)
-    for make, code in ((lambda: task.float_model(quantized), "E0561"), (lambda: task.integer_model(checkpoint), "E0562")):
+    for make, given, code in ((task.float_model, quantized, "E0561"), (task.integer_model, checkpoint, "E0562")):
         with pytest.raises(UserError) as caught:
-            make()
+            make(given)
         assert caught.value.diagnostics[0].code == code
 
 
