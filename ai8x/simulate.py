@@ -50,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     firmware.add_argument("project", type=Path, metavar="PROJECT_DIR|FILE.elf",
                           help="folder with C files, or a linked firmware")
     firmware.add_argument("--max-instructions", type=_positive, metavar="N",
-                          help="give up after so many instructions (default 500,000,000)")
-    firmware.add_argument("--seed", type=int, default=0, metavar="N",
+                          help="give up after so many instructions (default 500,000,000; K210 1,000,000,000)")
+    firmware.add_argument("--seed", type=_natural, default=0, metavar="N",
                           help="of the arbitrary memory contents before the start (default 0)")
     firmware.add_argument("--gdb", type=_positive, metavar="PORT", help="wait for a debugger on this TCP port")
     firmware.set_defaults(run=_run_firmware)
@@ -73,13 +73,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    try:
-        number = int(text.replace(",", "").replace("_", ""))
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number above 0 is needed")
-    return number
+    return _whole_number(text, least=1)
+
+
+def _natural(text: str) -> int:
+    return _whole_number(text, least=0)
+
+
+def _whole_number(text: str, *, least: int) -> int:
+    """A number of decimal digits, which may be grouped by commas or underscores."""
+    digits = text.replace(",", "").replace("_", "")
+    if not (digits.isascii() and digits.isdigit()) or int(digits) < least:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of at least {least} is needed")
+    return int(digits)
 
 
 # --- firmware -----------------------------------------------------------------------------------------------------
@@ -173,6 +179,8 @@ def _run_bus(options: argparse.Namespace) -> int:
     report = run_bus_trace(options.trace)
     for failure in report.failures[:_SHOWN_FAILURES]:
         print(failure, file=sys.stderr)
+    if len(report.failures) > _SHOWN_FAILURES:
+        print(f"and {len(report.failures) - _SHOWN_FAILURES} more", file=sys.stderr)
     if report.passed:
         print(f"bus: equal: {report.checked} expected words hold after {report.runs} inferences")
         return ExitStatus.SUCCESS
@@ -189,7 +197,7 @@ def _run_kmodel(options: argparse.Namespace) -> int:
     from ai8x.k210.kmodel_info import describe
 
     name = str(options.model)
-    data = read_bytes(options.model, limit=_MAX_KMODEL_BYTES, code="E0701")
+    data = read_bytes(options.model, limit=_MAX_KMODEL_BYTES, code="E0715")
     if options.info:
         print(describe(data, name=name).text())
         return ExitStatus.SUCCESS

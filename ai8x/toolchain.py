@@ -1,7 +1,7 @@
 """Compilers and make: finding them, writing the build files of a project, building a firmware file.
 
-Owns everything that starts an outside program. Knows nothing of networks. Start at `build_project`; code generation
-calls `write_build_files`.
+Owns everything that starts an outside program. Knows nothing of networks. Start at `build_project` and
+`build_k210_project`.
 
 Source: spec/virtual-boards.md section 5.
 """
@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -155,36 +156,63 @@ def build_project(folder: Path, *, build_dir: Path | None = None) -> Path:
                          allowed="a project: *.c in the folder or in src/", help="name the folder with main.c")
     if find_compiler(ARM) is None:
         raise user_error("E0802", f"the compiler {ARM.prefix}-gcc is not installed", help=ARM.install)
-    target = Path("build") if build_dir is None else build_dir.absolute()  # seen from the project's folder
+    settings = {"MAXIM_PATH": "", "PREFIX": ARM.prefix}
+    target = _build_folder(build_dir)
+    if is_generated_project(folder):
+        return _make_firmware(folder, [], settings | {"BUILD_DIR": target.as_posix()})
     (folder / target).mkdir(parents=True, exist_ok=True)
+    write_build_files(folder / target, "firmware", keep_settings=False)
+    settings |= {"NEWLIB": "full", "BUILD_DIR": (target / "objects").as_posix(), "PROJECT": "firmware"}
+    return _make_firmware(folder, ["-f", (target / "Makefile").as_posix()], settings)
+
+
+def _build_folder(wanted: Path | None) -> Path:
+    """Where to build, as seen from the project's folder.
+
+    Raises:
+        UserError: E0804 its path has spaces.
+    """
+    target = Path("build") if wanted is None else wanted.absolute()
     if " " in str(target):
         raise user_error("E0804", "make cannot handle a build folder with spaces in its path", found=str(target),
                          help="choose another build folder, or set TMPDIR to one without spaces")
-    settings = {"MAXIM_PATH": "", "PREFIX": ARM.prefix, "BUILD_DIR": target.as_posix()}
-    options = []
-    if not is_generated_project(folder):
-        write_build_files(folder / target, "firmware", keep_settings=False)
-        options = ["-f", (target / "Makefile").as_posix()]
-        settings |= {"NEWLIB": "full", "BUILD_DIR": (target / "objects").as_posix(), "PROJECT": "firmware"}
-    options += [f"{name}={value}" for name, value in settings.items()]
-    listing = run_make(folder, [*options, "debug"])
-    run_make(folder, [*options, "all"])
+    return target
+
+
+def _make_firmware(folder: Path, options: list[str], settings: Mapping[str, str]) -> Path:
+    """Build with one of our Makefiles; returns the firmware file that it names.
+
+    Raises:
+        UserError: E0803, E0804 as `run_make`; E0804 the Makefile is another one.
+    """
+    arguments = [*options, *(f"{name}={value}" for name, value in settings.items())]
+    listing = run_make(folder, [*arguments, "debug"])
     elf = re.search(r"^ELF = (.+)$", listing, re.MULTILINE)
     if elf is None:
         raise user_error("E0804", "the project's Makefile is not the generated one",
                          source=Source(file=str(folder / "Makefile")), help="generate the project again")
+    run_make(folder, [*arguments, "all"])
     return folder.absolute() / elf.group(1).strip()
 
 
 def missing_k210_tools() -> str:
     """What a stand-alone K210 build lacks on this computer, in words; empty where nothing is missing."""
-    compiler = find_compiler(RISCV)
-    if compiler is None or find_make() is None:
-        return missing_tools(RISCV)
-    done = subprocess.run([str(compiler), f"-print-file-name={_PICOLIBC}"], capture_output=True,  # noqa: S603 - ours
-                          text=True, errors="replace", timeout=_TIMEOUT_S, check=False)
-    is_found = done.returncode == 0 and done.stdout.strip() != _PICOLIBC
+    if missing := missing_tools(RISCV):
+        return missing
+    output = _compiler_output(RISCV, f"-print-file-name={_PICOLIBC}")
+    is_found = output not in ("", _PICOLIBC)  # the compiler repeats the name of a file that it does not find
     return "" if is_found else f"the C library picolibc for {RISCV.prefix}-gcc is not installed"
+
+
+def _compiler_output(toolchain: Toolchain, argument: str) -> str:
+    """What the compiler prints for one argument; empty where it cannot be run."""
+    compiler = find_compiler(toolchain)
+    try:
+        done = subprocess.run([str(compiler), argument], capture_output=True, text=True,  # noqa: S603 - our own tool
+                              errors="replace", timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def is_k210_project(folder: Path) -> bool:
@@ -210,20 +238,9 @@ def build_k210_project(folder: Path, *, build_dir: Path | None = None) -> Path:
         raise user_error("E0805", "the folder is no generated K210 project", source=Source(file=str(folder)),
                          allowed="a folder with Makefile and standalone/k210.ld",
                          help="name the folder k210 that synthesize.py wrote")
-    if find_make() is not None and (missing := missing_k210_tools()):
+    if find_make() is not None and (missing := missing_k210_tools()):  # without make: the message of `run_make`
         raise user_error("E0802", missing, help=RISCV.install)
-    target = Path("build") if build_dir is None else build_dir.absolute()  # seen from the project's folder
-    if " " in str(target):
-        raise user_error("E0804", "make cannot handle a build folder with spaces in its path", found=str(target),
-                         help="choose another build folder, or set TMPDIR to one without spaces")
-    settings = [f"PREFIX={RISCV.prefix}", f"BUILD_DIR={target.as_posix()}"]
-    listing = run_make(folder, [*settings, "debug"])
-    run_make(folder, [*settings, "all"])
-    elf = re.search(r"^ELF = (.+)$", listing, re.MULTILINE)
-    if elf is None:
-        raise user_error("E0804", "the project's Makefile is not the generated one",
-                         source=Source(file=str(folder / "Makefile")), help="generate the project again")
-    return folder.absolute() / elf.group(1).strip()
+    return _make_firmware(folder, [], {"PREFIX": RISCV.prefix, "BUILD_DIR": _build_folder(build_dir).as_posix()})
 
 
 def run_make(folder: Path, arguments: list[str]) -> str:
@@ -241,7 +258,8 @@ def run_make(folder: Path, arguments: list[str]) -> str:
     """
     make = find_make()
     if make is None:
-        raise user_error("E0803", "make is not installed", help="apt install make (on Windows: choco install make)")
+        raise user_error("E0803", "make is not installed",
+                         help="apt install make (Windows: choco install make, macOS: brew install make)")
     environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | {"LC_ALL": "C"}
     command = [str(make), "-C", str(folder), "--no-print-directory", *arguments]
     try:

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "arithmetic", "registers", "files"),
     ("device", "memory", "network.ir"),
-    ("network", "checkpoint", "toolchain", "sample"),
+    ("network", "checkpoint", "toolchain", "sample", "ctext"),
     ("max7800x", "k210"),
     ("virtual", "verify", "verify_max78000", "verify_k210", "report", "report_html", "report_k210", "report_max78000",
      "report_network", "report_terminal"),

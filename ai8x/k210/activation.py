@@ -48,6 +48,7 @@ class ActivationKind(enum.Enum):
     LINEAR = "linear"
     RELU = "ReLU"
     RELU6 = "ReLU6"
+    CLIP = "clip"
     LEAKY_RELU = "LeakyReLU"
     ELU = "ELU"
     SIGMOID = "sigmoid"
@@ -65,23 +66,28 @@ class ActivationFunction:
     Args:
         kind: which one.
         slope: factor of negative numbers (LeakyReLU), or the limit of ELU below zero.
+        low, high: bounds of a clip.
     """
 
     kind: ActivationKind
     slope: float = 0.01
+    low: float = -1.0
+    high: float = 1.0
 
     @property
     def name(self) -> str:
         """For reports."""
         if self.kind in (ActivationKind.LEAKY_RELU, ActivationKind.ELU):
             return f"{self.kind.value}({self.slope:g})"
+        if self.kind is ActivationKind.CLIP:
+            return f"{self.kind.value}({self.low:g}, {self.high:g})"
         return str(self.kind.value)
 
     @property
     def clip(self) -> tuple[float, float] | None:
         """Bounds of the output if the function is a clipped line, else None."""
         return {ActivationKind.LINEAR: (-math.inf, math.inf), ActivationKind.RELU: (0.0, math.inf),
-                ActivationKind.RELU6: (0.0, 6.0)}.get(self.kind)
+                ActivationKind.RELU6: (0.0, 6.0), ActivationKind.CLIP: (self.low, self.high)}.get(self.kind)
 
     def __call__(self, values: FloatArray) -> FloatArray:
         """The function of every element; float64."""

@@ -26,6 +26,8 @@ BINS = 2048
 
 _LEVELS = 256
 _CANDIDATES = 128
+_SMOOTHING = BINS // 16
+_NEAR_ZERO = 8
 _BATCH = 8
 _SMALLEST_SPAN = 1e-9
 
@@ -212,13 +214,13 @@ def _squared_error(statistics: Statistics, low: float, high: float) -> float:
 
 
 def _divergence(statistics: Statistics, low: float, high: float) -> float:
-    """Kullback-Leibler divergence from the clipped histogram to the same in 256 levels."""
+    """Kullback-Leibler divergence from the clipped distribution to the same in 256 levels."""
     edges = _edges(statistics)
     centres = (edges[:-1] + edges[1:]) / 2
     inside = (centres >= low) & (centres <= high)
-    if not inside.any():
+    counts = _smoothed(statistics)
+    if not counts[inside].any():
         return np.inf
-    counts = statistics.histogram.astype(np.float64)
     kept = counts[inside]
     clipped = kept.copy()
     clipped[0] += counts[centres < low].sum()
@@ -233,6 +235,18 @@ def _divergence(statistics: Statistics, low: float, high: float) -> float:
     wanted, given = clipped / clipped.sum(), spread / max(spread.sum(), 1.0)
     present = wanted > 0
     return float(np.sum(wanted[present] * np.log(wanted[present] / np.maximum(given[present], 1e-12))))
+
+
+def _smoothed(statistics: Statistics) -> NDArray[np.float64]:
+    """The distribution behind a histogram: without the peak at 0, which every range represents, and without noise."""
+    counts = statistics.histogram.astype(np.float64)
+    if statistics.low <= 0 <= statistics.high:
+        zero = min(int((0 - statistics.low) / (statistics.high - statistics.low) * BINS), BINS - 1)
+        near = np.delete(counts[max(zero - _NEAR_ZERO, 0) : zero + _NEAR_ZERO + 1], min(zero, _NEAR_ZERO))
+        counts[zero] = near.mean()
+    window = np.ones(_SMOOTHING)
+    weight = np.convolve(np.ones(BINS), window, "same")
+    return np.asarray(np.convolve(counts, window, "same") / weight)
 
 
 _METHODS: Mapping[Calibration, Callable[[Statistics, CalibrationOptions], Range]] = {

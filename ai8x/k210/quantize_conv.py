@@ -26,6 +26,8 @@ from ai8x.k210.quantize_steps import QuantizedBuilder
 from ai8x.k210.tensors import Tensor
 from ai8x.network.ir import Layer, Pool, PoolSpec, TensorShape
 
+_NO_POOL = PoolSpec()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvGeometry:
@@ -42,7 +44,7 @@ class ConvGeometry:
     stride: Pair = (1, 1)
     padding: Borders = (0, 0, 0, 0)
     groups: int = 1
-    pool: PoolSpec = PoolSpec()
+    pool: PoolSpec = _NO_POOL
 
     @property
     def is_pointwise(self) -> bool:
@@ -77,7 +79,7 @@ class ConvResult:
     """
 
     tensor: Tensor
-    pool: PoolSpec = PoolSpec()
+    pool: PoolSpec = _NO_POOL
     pick: Pair = (1, 1)
 
 

@@ -196,7 +196,7 @@ class _Walk:
             value.floats = self.builder.new_buffer(value.shape.numel, is_float=True)
             self.builder.append(CpuStep(
                 name=f"{carrier.name}: dequantize", layer=index, op=CpuOp.DEQUANTIZE, source=main, target=value.floats,
-                scale=value.quantization.scale, offset=value.quantization.offset))
+                scale=_float32(value.quantization.scale), offset=_float32(value.quantization.offset)))
         return value.floats
 
     def _quantized(self, value: Value, index: int) -> Tensor:
@@ -204,7 +204,7 @@ class _Walk:
         target = self.builder.new_buffer(value.shape.numel)
         self.builder.append(CpuStep(
             name=f"{self.model.layers[index].name}: quantize", layer=index, op=CpuOp.QUANTIZE, source=value.floats,
-            target=target, scale=value.quantization.scale, offset=value.quantization.offset))
+            target=target, scale=_float32(value.quantization.scale), offset=_float32(value.quantization.offset)))
         return Tensor(shape=value.shape, main=target)
 
     def float_value(self, index: int, floats: MainBuffer) -> Value:
@@ -293,6 +293,11 @@ def _naming(layer: FloatLayer, index: int) -> Iterator[None]:
             code="E0752", message=f"k210: {error}", layer=layer.name, layer_index=index, found=layer.op.value,
             help="replace the layer by ones the KPU has (3x3 and 1x1 convolutions, maxima, means up to 3x3)"
         )) from error
+
+
+def _float32(value: float) -> float:
+    """As a file stores it."""
+    return float(np.float32(value))
 
 
 class NoForm(ValueError):
@@ -423,15 +428,13 @@ def _add(walk: _Walk, index: int, layer: FloatLayer) -> Value:
     scale = max(q.scale for q in quantizations) / max(factors)
     eye = np.eye(channels, dtype=np.int64)[:, :, None, None]
     # All operands are read with the first one's zero point; the difference and the rests are constants.
-    constant = sum(factor * scale * (first.zero_point - q.zero_point) + q.rest - factor * scale / first.scale * 0.0
+    constant = sum(factor * scale * (first.zero_point - q.zero_point) + q.rest
                    for factor, q in zip(factors, quantizations, strict=True))
     weights = QuantizedWeights(values=np.concatenate([factor * eye for factor in factors], axis=1),
                                scale=np.full(channels, scale / first.scale))
     real = RealConv(weights=weights, bias=np.full(channels, constant), source=replace(first, rest=0.0),
                     target=walk.quantizations[index], function=layer.activation, falling=walk.options.falling)
-    operands: list[Tensor] = []
-    for source in layer.inputs:
-        operands.append(walk.tensor(source, index))
+    operands = [walk.tensor(source, index) for source in layer.inputs]
     done = convolved(walk.builder, walk.carrier(index), operands, real, ConvGeometry())
     return walk.byte_value(index, done.tensor)
 

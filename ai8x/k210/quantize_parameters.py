@@ -93,9 +93,9 @@ class ConvParameters:
 
     def __init__(self, real: RealConv) -> None:
         self._zero_point = real.source.zero_point
-        # A real number is scale * (q - zero_point) + rest; the rest of all inputs acts like a bias.
+        # A real number is scale * (q - zero_point) + rest; the rests act like a bias.
         per_channel = real.weights.values.reshape(len(real.weights.values), -1)
-        bias = real.bias + real.source.rest * real.weights.scale * per_channel.sum(axis=1)
+        bias = real.bias + real.source.rest * real.weights.scale * per_channel.sum(axis=1) - real.target.rest
         factor = real.weights.scale * real.source.scale / real.target.scale
         addend = bias / real.target.scale
         sums = _sum_bounds(per_channel, self._zero_point)

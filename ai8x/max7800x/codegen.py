@@ -13,9 +13,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ai8x.ctext import LICENCE, c_identifier, comment_text
 from ai8x.errors import UserError
 from ai8x.files import write_text
-from ai8x.max7800x.codegen_text import LICENCE, c_identifier, comment_text, hex_lines, template_context
+from ai8x.max7800x.codegen_text import hex_lines, template_context
 from ai8x.max7800x.options import DEFAULT_CODE, BoostPin, CodegenOptions, Core, code_findings
 from ai8x.max7800x.program import Program
 from ai8x.network.ir import Network

@@ -205,13 +205,14 @@ def _peak(blocks: Blocks, bases: Sequence[int]) -> int:
 def _improve(
     blocks: Blocks, by_block: _ByBlock, clashes: _Clashes, best: tuple[int, list[int], tuple[int, ...]]
 ) -> tuple[int, list[int], tuple[int, ...]]:
-    """Move one block after the other to another place in the order, as long as the peak falls."""
+    """Move one block after the other to another place in the order, behind the given ones, while the peak falls."""
     bound, budget = memory_bound(blocks), _IMPROVEMENTS
+    num_given = sum(offset is not None for offset in blocks.fixed)
     improved = True
     while improved and best[0] > bound:
         improved = False
-        for source in range(len(best[1])):
-            for target in range(len(best[1])):
+        for source in range(num_given, len(best[1])):
+            for target in range(num_given, len(best[1])):
                 if source == target or not budget:
                     continue
                 budget -= 1

@@ -97,6 +97,48 @@ def extract_bytes(word: int, address: int, size: int) -> int:
     return (word >> (8 * (address & 3))) & ((1 << (8 * size)) - 1)
 
 
+class PeripheralBus:
+    """Finds the peripheral of an address; what belongs to none is storage and is noted.
+
+    Args:
+        base: first address.
+        block_bits: peripherals occupy whole blocks of this size, as a power of two in bytes.
+    """
+
+    def __init__(self, base: int, *, block_bits: int) -> None:
+        self.accesses = 0
+        self.unknown: set[int] = set()
+        self._block_bits = block_bits
+        self._devices: dict[int, BusDevice] = {}
+        self._storage = RegisterFile(base)
+
+    def attach(self, base: int, device: BusDevice, *, size: int | None = None) -> None:
+        """Place a peripheral; one block where no size is given."""
+        end = base + (size or 1 << self._block_bits)
+        for block in range(base >> self._block_bits, end >> self._block_bits):
+            self._devices[block] = device
+
+    def read(self, address: int, size: int) -> int:
+        """Bus read."""
+        return self._device(address).read(address, size)
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """Bus write."""
+        self._device(address).write(address, size, value)
+
+    def peek(self, address: int, size: int) -> int:
+        """Debugger read."""
+        return self._devices.get(address >> self._block_bits, self._storage).peek(address, size)
+
+    def _device(self, address: int) -> BusDevice:
+        self.accesses += 1
+        device = self._devices.get(address >> self._block_bits)
+        if device is None:
+            self.unknown.add(address)
+            return self._storage
+        return device
+
+
 class RegisterFile:
     """Word registers that behave as storage; a peripheral overrides what its registers do.
 

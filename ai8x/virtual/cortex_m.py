@@ -1,38 +1,31 @@
 """A Cortex-M4 core: the emulator executes the instructions, the rest of the core is here.
 
-Owns the run loop, exception entry and return, sleeping, and the classification of why execution ended. Knows
-nothing of a particular chip: memories and peripherals are attached from outside. Start at `CortexM.run`.
+Owns exception entry and return, and the classification of why execution ended. Knows nothing of a particular chip:
+memories and peripherals are attached from outside. The run loop is `Core`'s. Start at `CortexM`.
 
-The emulator knows no interrupts. So the core runs in slices; between two slices it carries out due events and takes
-exceptions. A slice ends early where firmware could otherwise notice the delay: behind instructions that unmask
-interrupts, behind barriers, and before a polled read during which an interrupt came.
+A slice ends early where firmware could otherwise notice that exceptions wait for its end: behind instructions that
+unmask interrupts, behind barriers, and before a polled read during which an interrupt came.
 
 Source: spec/virtual-boards.md sections 3.2 and 3.5.
 """
 
 from __future__ import annotations
 
-import enum
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from ai8x.errors import HardwareFault, Source, user_error
+from ai8x.errors import Source, user_error
 from ai8x.virtual.bus import BusDevice
 from ai8x.virtual.clock import VirtualTime
+from ai8x.virtual.core import Core, signed
 from ai8x.virtual.elf import Program
-from ai8x.virtual.emulator import BadAccess, Emulator, Memory
+from ai8x.virtual.emulator import ArmEmulator, BadAccess, Memory
 from ai8x.virtual.nvic import FIRST_IRQ, SVCALL, SYSTEM_BASE, SYSTEM_SIZE, Masks, SystemControl
+from ai8x.virtual.stop import Stop, StopCause
 
-SLICE_INSTRUCTIONS = 20_000
-"""Instructions between two looks at events and interrupts; larger gains nothing, smaller costs time."""
-
-_ACCESS_COST = 50
-"""What a bus access is charged to the budget, in instructions: it takes about as long to emulate."""
-_EARLY_COST = 200
-"""What a slice that ends early is charged; how much of it was executed is not known."""
 _AFTER_FAILURE = 2_000_000
 """Instructions granted after the firmware called its failure function, so that it can print its message."""
 _FAILURE_FUNCTIONS = ("fail", "mxc_assert", "__assert_func", "abort")
@@ -54,37 +47,7 @@ _MSR_MASKS = (0x8810, 0x8811, 0x8812, 0x8813)  # primask, basepri, basepri_max, 
 _PREFETCH_ABORT, _SUPERVISOR_CALL, _BREAKPOINT, _EXCEPTION_EXIT = 3, 2, 7, 8  # the emulator's numbers
 
 
-class StopCause(enum.Enum):
-    """Why the firmware ended; a closed set."""
-
-    RETURNED = "main returned"
-    EXITED = "exit called"
-    DEADLOCK = "sleeps for ever"
-    ENDLESS_LOOP = "endless loop"
-    BUDGET = "instruction budget exceeded"
-    BUS_FAULT = "bus fault"
-    UNDEFINED = "undefined instruction"
-    BREAKPOINT = "breakpoint instruction"
-    FPU_DISABLED = "floating-point unit not enabled"
-    RESET = "reset requested"
-    UNSUPPORTED = "not modelled"
-    DETACHED = "ended by the debugger"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
-    """The end of a run.
-
-    Args:
-        cause: its kind.
-        reason: one sentence with the place, for the user.
-    """
-
-    cause: StopCause
-    reason: str
-
-
-class CortexM:
+class CortexM(Core):
     """The core with its memories; peripherals are attached before `run`.
 
     Args:
@@ -99,31 +62,27 @@ class CortexM:
         UserError: E0801 Unicorn is not installed, E0807 no main, E0808 the program does not fit the memories.
     """
 
+    slice_instructions: ClassVar[int] = 20_000
+    """Larger gains nothing, smaller costs time."""
+
     def __init__(self, program: Program, memories: tuple[Memory, ...], time: VirtualTime, system: SystemControl, *,
                  budget: int, seed: int) -> None:
-        self.program = program
-        self.time = time
+        emulator = ArmEmulator(time)
+        super().__init__(program, emulator, time, budget=budget)
         self.system = system
-        self.emulator = Emulator(time)
         self.explain_wait: Callable[[], str] = str
         """Gives words on what the chip waits for, for the report of a deadlock."""
-        self._budget = self._budget_total = budget
-        self._failure = ""
         self._exited = False
         self._fpu_misused = False
         self._event_register = False
-        self._sleeping = False
         self._breakpoints: set[int] = set()
         self._resumed_at: int | None = None
-        self.time.interrupt_due = self._interrupt_due
+        self.time.interrupt_due = self._exception_due
         self.system.before_fpu_change = self._check_fpu
-        self._load(memories, seed)
+        self._load(emulator, memories, seed)
         self._add_hooks()
         self.map_device(SYSTEM_BASE, SYSTEM_SIZE, system)
-        self._main = self._symbol_of_main()
-        self._until = self._main
         self.pc = self.emulator.word(memories[0].base + 4) & ~1
-        """Address of the next instruction."""
         self.emulator.set("SP", self.emulator.word(memories[0].base))
         self.emulator.set("LR", 0xFFFF_FFFF)
 
@@ -148,10 +107,10 @@ class CortexM:
 
     # --- set-up ---------------------------------------------------------------------------------------------------
 
-    def _load(self, memories: tuple[Memory, ...], seed: int) -> None:
+    def _load(self, emulator: ArmEmulator, memories: tuple[Memory, ...], seed: int) -> None:
         generator = random.Random(seed)  # noqa: S311 - reproducible arbitrary content, not a secret
         for memory in memories:
-            self.emulator.map_memory(memory, generator)
+            emulator.map_memory(memory, generator)
         for segment in self.program.segments:
             end = segment.address + len(segment.data)
             if not any(m.base <= segment.address and end <= m.base + m.size for m in memories):
@@ -159,13 +118,7 @@ class CortexM:
                 raise user_error("E0808", "the program lies outside the chip's memories",
                                  source=Source(file=str(self.program.path)),
                                  found=f"0x{segment.address:08x} to 0x{end - 1:08x}", allowed=places)
-            self.emulator.write(segment.address, segment.data)
-
-    def _symbol_of_main(self) -> int:
-        if "main" not in self.program.symbols:
-            raise user_error("E0807", "the firmware has no symbol main", source=Source(file=str(self.program.path)),
-                             help="link the firmware without stripping its symbols")
-        return self.program.symbols["main"]
+            emulator.write(segment.address, segment.data)
 
     def _add_hooks(self) -> None:
         for segment in self.program.segments:
@@ -200,11 +153,8 @@ class CortexM:
 
     def _on_chance(self, _address: int) -> None:
         """A pending exception may be due here: end the slice."""
-        if self._interrupt_due():
+        if self._exception_due():
             self.emulator.stop()
-
-    def _interrupt_due(self) -> bool:
-        return self.system.waiting and self.system.next_exception(self._masks()) is not None
 
     def _on_breakpoint(self, address: int) -> None:
         if self._resumed_at == address:
@@ -215,7 +165,7 @@ class CortexM:
     def _on_failure(self, address: int) -> None:
         if not self._failure:
             name = self.program.function(address)
-            self._failure = f"{name}() was called from {self._caller()}"
+            self._failure = f"{name}() was called from {self.program.locate(self._caller())}"
             self._budget = min(self._budget, _AFTER_FAILURE)
 
     def _on_exit(self, _address: int) -> None:
@@ -224,48 +174,31 @@ class CortexM:
 
     # --- running --------------------------------------------------------------------------------------------------
 
-    def run(self) -> Stop:
-        """Execute until the program ends or cannot go on.
-
-        Raises:
-            HardwareFault: a peripheral refused an access; the message names the place in the firmware.
-        """
-        while True:
-            stop = self.step(SLICE_INSTRUCTIONS)
-            if stop is not None:
-                return stop
-
     def step(self, count: int) -> Stop | None:
-        """Carry out due events, take the most urgent exception, execute up to `count` instructions.
-
-        Raises:
-            HardwareFault: as `run`.
-        """
+        """As `Core.step`; a breakpoint at the first instruction does not end it."""
         self._resumed_at = self.pc
-        try:
-            self.time.run_due()
-            if self._sleeping:
-                return self._sleep()
-            exception = self.system.next_exception(self._masks()) if self.system.waiting else None
-            if exception is not None and (stop := self._enter(exception)) is not None:
-                return stop
-            next_fs = self.time.next_event_fs()
-            if next_fs is not None:
-                count = min(count, max(1, -(-(next_fs - self.time.now_fs) // self.time.cycle_fs)))
-            return self._slice(count)
-        except HardwareFault as error:
-            raise HardwareFault(f"{error}; firmware at {self.program.locate(self.pc)}") from error
+        return super().step(count)
 
-    def _slice(self, count: int) -> Stop | None:
-        self.time.begin_slice()
-        before = self.emulator.accesses
-        problem = self.emulator.execute(self.pc, self._until, count)
-        self.pc = self.emulator.get("PC") & ~1
-        self._budget -= (self.emulator.accesses - before) * _ACCESS_COST
-        if self.emulator.signals.error is not None:
-            raise self.emulator.signals.error
+    def _exception_due(self) -> bool:
+        return self.system.waiting and self.system.next_exception(self._masks()) is not None
+
+    def _is_woken(self) -> bool:
+        return self.system.wakes(self._masks())
+
+    def _can_wake(self) -> bool:
+        return self.time.can_wake(self.system.is_enabled)
+
+    def _can_interrupt(self) -> bool:
+        return self._can_wake()
+
+    def _why_asleep(self) -> str:
+        irqs = ", ".join(map(str, self.system.enabled_irqs)) or "none"
+        why = self.explain_wait()
+        return f"enabled interrupts: {irqs}{'; ' + why if why else ''}"
+
+    def _end_of_slice(self, problem: str, count: int) -> Stop | None:
         if self._exited:
-            return self._stop(StopCause.EXITED, self._failure or f"exit({_signed(self.emulator.get('R0'))}) was called")
+            return self._stop(StopCause.EXITED, self._failure or f"exit({signed(self.emulator.get('R0'))}) was called")
         self._check_fpu()
         if self._fpu_misused:
             return self._stop(StopCause.FPU_DISABLED, "a floating-point instruction ran although CPACR (0xe000ed88) "
@@ -273,50 +206,36 @@ class CortexM:
         stop = self._classify(problem, count)
         if stop is None and self.system.reset_requested:
             return self._stop(StopCause.RESET, "the firmware requested a system reset")
-        return self._give_up() if stop is None and self._budget <= 0 else stop
+        return stop
 
     def _check_fpu(self) -> None:
         """Note floating-point state that came to be without access to the unit; the emulator allows it always."""
         if not self.system.fpu_enabled and self.emulator.get("CONTROL") & _FPCA:
             self._fpu_misused = True
 
-    def _classify(self, problem: Exception | None, count: int) -> Stop | None:
+    def _classify(self, problem: str, count: int) -> Stop | None:
         """Why the slice ended; None where the firmware goes on."""
         signals = self.emulator.signals
         if signals.interrupt is not None:
             return self._internal_exception(signals.interrupt)
-        if problem is not None:
+        if problem:
             return self._emulator_error(problem)
         if self.pc == self._until:
-            return self._reached()
+            return self._reached("LR", "R0")
         slept = signals.sleep_at is not None and self.pc == signals.sleep_at + 2
         if slept or signals.cut_short:
-            self._budget -= _EARLY_COST
+            self._charge_early_end()
             return self._sleep() if slept else None
-        return self._slice_ended(count)
+        spins = self.emulator.half(self.pc) == _BRANCH_TO_SELF
+        self._charge_slice(count, passes_time=not spins and not self.system.waiting)
+        return self._spin() if spins else None
 
-    def _slice_ended(self, count: int) -> Stop | None:
-        """All instructions of the slice were executed."""
-        self._budget -= count
-        if self.emulator.half(self.pc) == _BRANCH_TO_SELF:
-            return self._spin()
-        if not self.time.restarted and not self.system.waiting:
-            self.time.advance_cycles(count)
-        return None
-
-    def _reached(self) -> Stop | None:
-        """Either main begins or it has returned."""
-        if self._until == self._main:
-            self._until = self.emulator.get("LR") & ~1
-            return None
-        return Stop(cause=StopCause.RETURNED, reason=f"main returned {_signed(self.emulator.get('R0'))}")
-
-    def _emulator_error(self, problem: Exception) -> Stop | None:
+    def _emulator_error(self, problem: str) -> Stop | None:
         bad_access = self.emulator.signals.bad_access
         if bad_access is not None:
-            return self._bus_fault(bad_access)
+            return self._bad_access(bad_access)
         if self.emulator.half(self.pc - 2) == _WFE:
-            self._budget -= _EARLY_COST
+            self._charge_early_end()
             if self._event_register:
                 self._event_register = False
                 return None
@@ -335,58 +254,21 @@ class CortexM:
         if number == _BREAKPOINT:
             return self._stop(StopCause.BREAKPOINT, "a breakpoint instruction was executed")
         if self.emulator.signals.bad_access is not None:
-            return self._bus_fault(self.emulator.signals.bad_access)
+            return self._bad_access(self.emulator.signals.bad_access)
         return self._stop(StopCause.UNDEFINED, f"the processor raised its internal exception {number}")
 
-    def _bus_fault(self, access: BadAccess) -> Stop | None:
-        if access.kind == "fetch":
-            if self._is_exception_return(access.address):
-                return self._return(access.address | 1)
-            return Stop(cause=StopCause.BUS_FAULT, reason=f"bus fault: jump to 0x{access.address:08x}, where there is "
-                        f"no memory; the last call came from {self._caller()}")
-        if access.kind == "write to flash":
-            what = f"{access.size}-byte write to flash at 0x{access.address:08x}"
-        else:
-            preposition = "from" if access.kind == "read" else "to"
-            what = f"{access.size}-byte {access.kind} {preposition} 0x{access.address:08x}, where there is nothing"
-            what += " (null pointer)" if access.address < 0x1000 else ""
-        return self._stop(StopCause.BUS_FAULT, f"bus fault: {what}")
-
-    def _spin(self) -> Stop | None:
-        """A branch to itself: only an interrupt can end it, so let time jump as if asleep."""
-        if self.system.next_exception(self._masks()) is not None:
-            return None
-        if not self.time.can_wake(self.system.is_enabled):
-            if self._failure:
-                return self._stop(StopCause.ENDLESS_LOOP, f"{self._failure}; endless loop")
-            return self._stop(StopCause.ENDLESS_LOOP, "endless loop that no interrupt can end")
-        self.time.jump()
-        return None
-
-    def _sleep(self) -> Stop | None:
-        """WFI or WFE: jump through time until something wakes the core."""
-        self._sleeping = True
-        while not self.system.wakes(self._masks()):
-            if not self.time.can_wake(self.system.is_enabled):
-                irqs = ", ".join(map(str, self.system.enabled_irqs)) or "none"
-                why = self.explain_wait()
-                return self._stop(StopCause.DEADLOCK, "sleeps and no interrupt can come (enabled interrupts: "
-                                  f"{irqs}{'; ' + why if why else ''})")
-            self.time.jump()
-            self._budget -= _EARLY_COST
-            if self._budget <= 0:
-                return self._give_up()
-        self._sleeping = False
-        return None
-
-    def _give_up(self) -> Stop:
-        why = f"{self._failure}; it did not end" if self._failure else ""
-        return self._stop(StopCause.BUDGET, why or f"instruction budget of {self._budget_total:,} exceeded")
+    def _bad_access(self, access: BadAccess) -> Stop | None:
+        if access.kind == "fetch" and self._is_exception_return(access.address):
+            return self._return(access.address | 1)
+        return self._bus_fault(access)
 
     # --- exceptions -----------------------------------------------------------------------------------------------
 
-    def _enter(self, number: int) -> Stop | None:
+    def _take_exception(self) -> Stop | None:
         """Stack the frame and go to the handler."""
+        number = self.system.next_exception(self._masks())
+        if number is None:
+            return None
         control = self.emulator.get("CONTROL")
         if control & _SPSEL:
             return self._stop(StopCause.UNSUPPORTED, "an exception came while the process stack (PSP) was in use")
@@ -462,13 +344,9 @@ class CortexM:
 
     # --- small things ---------------------------------------------------------------------------------------------
 
-    def _stop(self, cause: StopCause, reason: str) -> Stop:
-        """A stop at the current place."""
-        return Stop(cause=cause, reason=f"{reason} at {self.program.locate(self.pc)}")
-
-    def _caller(self) -> str:
-        """The place of the last call, from the link register."""
-        return self.program.locate((self.emulator.get("LR") & ~1) - 2)
+    def _caller(self) -> int:
+        """From the link register."""
+        return (self.emulator.get("LR") & ~1) - 2
 
     def _masks(self) -> Masks:
         get = self.emulator.get
@@ -477,7 +355,3 @@ class CortexM:
 
 def _exception_name(number: int) -> str:
     return f"IRQ {number - FIRST_IRQ}" if number >= FIRST_IRQ else f"exception {number}"
-
-
-def _signed(word: int) -> int:
-    return word - ((word & 0x8000_0000) << 1)

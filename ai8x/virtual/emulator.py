@@ -1,14 +1,22 @@
-"""The instruction emulator behind a virtual core: a typed wrapper around Unicorn, the only module that imports it.
+"""The instruction emulators behind the virtual cores: a typed wrapper around Unicorn, the only module that imports it.
 
-Source: spec/virtual-boards.md sections 2 and 3.5.
+They execute instructions and nothing of what surrounds a core. Start at `Emulator`; `ArmEmulator` and `RiscvEmulator`
+are the two processors.
+
+Source: spec/virtual-boards.md sections 2, 3.5 and 4.
 """
 
 from __future__ import annotations
 
+import ctypes
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ai8x.errors import user_error
 from ai8x.virtual.bus import BusDevice
@@ -49,6 +57,14 @@ class BadAccess:
     address: int
     size: int
 
+    def __str__(self) -> str:
+        """For the user, as part of a sentence."""
+        if self.kind == "write to flash":
+            return f"{self.size}-byte write to flash at 0x{self.address:08x}"
+        preposition = "from" if self.kind == "read" else "to"
+        text = f"{self.size}-byte {self.kind} {preposition} 0x{self.address:08x}, where there is nothing"
+        return f"{text} (null pointer)" if self.address < 0x1000 else text
+
 
 @dataclass(slots=True)
 class Signals:
@@ -61,42 +77,38 @@ class Signals:
     cut_short: bool = False
 
 
+def _unicorn() -> ModuleType:
+    try:
+        import unicorn
+    except ImportError as error:
+        raise user_error("E0801", "running firmware needs unicorn, which is not installed",
+                         help=INSTALL_HELP) from error
+    return unicorn
+
+
 class Emulator:
-    """A Cortex-M4 that executes instructions, and nothing of what surrounds them.
+    """A processor that executes instructions; memories and peripherals are attached from outside.
 
     Args:
+        module: Unicorn.
+        uc: its engine, set to the processor.
+        registers: architectural name -> the engine's number.
         time: virtual time; every peripheral access lets a little of it pass.
-
-    Raises:
-        UserError: E0801 Unicorn is not installed.
     """
 
-    def __init__(self, time: VirtualTime) -> None:
-        try:
-            import unicorn
-            from unicorn import arm_const
-        except ImportError as error:
-            raise user_error("E0801", "running firmware needs unicorn, which is not installed",
-                             help=INSTALL_HELP) from error
+    _address_mask: ClassVar[int]
+
+    def __init__(self, module: ModuleType, uc: Any, registers: dict[str, int], time: VirtualTime) -> None:
         self.signals = Signals()
         self.accesses = 0
         """Peripheral accesses so far."""
-        self._devices: list[tuple[int, int, BusDevice]] = []
+        self._module: Any = module
+        self._uc = uc
+        self._registers = registers
         self._time = time
-        self._module: Any = unicorn
-        self._registers: dict[str, int] = {name.removeprefix("UC_ARM_REG_"): value
-                                           for name, value in vars(arm_const).items() if name.startswith("UC_ARM_REG_")}
-        self._uc: Any = self._module.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
-        self._uc.ctl_set_cpu_model(arm_const.UC_CPU_ARM_CORTEX_M4)
-        self._uc.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
-        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_bad_access)
-
-    def map_memory(self, memory: Memory, generator: random.Random) -> None:
-        """Add a memory: flash is erased (all ones), RAM holds arbitrary bytes."""
-        access = self._module.UC_PROT_READ | self._module.UC_PROT_EXEC
-        access |= self._module.UC_PROT_WRITE if memory.writable else 0
-        self._uc.mem_map(memory.base, memory.size, access)
-        self.write(memory.base, generator.randbytes(memory.size) if memory.writable else b"\xff" * memory.size)
+        self._devices: list[tuple[int, int, BusDevice]] = []
+        uc.hook_add(module.UC_HOOK_INTR, self._on_interrupt)
+        uc.hook_add(module.UC_HOOK_MEM_INVALID, self._on_bad_access)
 
     def map_device(self, base: int, size: int, device: BusDevice) -> None:
         """Attach a peripheral to a range of whole pages."""
@@ -138,17 +150,20 @@ class Emulator:
         """Make hooks that were added after execution began take effect."""
         self._uc.ctl_flush_tb()
 
-    def execute(self, pc: int, until: int, count: int) -> Exception | None:
-        """Execute up to `count` instructions; returns the emulator's own error where it met one.
+    def execute(self, pc: int, until: int, count: int) -> str:
+        """Execute up to `count` instructions.
 
         What hooks noted meanwhile is in `signals`.
+
+        Returns:
+            The emulator's own complaint; empty where it had none.
         """
         self.signals = Signals()
         try:
-            self._uc.emu_start(pc | 1, until, count=count)
+            self._uc.emu_start(pc, until, count=count)
         except self._module.UcError as error:
-            return Exception(str(error))
-        return None
+            return str(error)
+        return ""
 
     def stop(self) -> None:
         """End the slice; from a hook, or from a read that may be repeated, never from a write."""
@@ -156,11 +171,11 @@ class Emulator:
         self._uc.emu_stop()
 
     def get(self, name: str) -> int:
-        """A core register, by its architectural name."""
+        """A register, by its architectural name."""
         return int(self._uc.reg_read(self._registers[name]))
 
     def set(self, name: str, value: int) -> None:
-        """Change a core register."""
+        """Change a register."""
         self._uc.reg_write(self._registers[name], value)
 
     def read(self, address: int, size: int) -> bytes | None:
@@ -208,5 +223,69 @@ class Emulator:
         kinds = {module.UC_MEM_FETCH_UNMAPPED: "fetch", module.UC_MEM_FETCH_PROT: "fetch",
                  module.UC_MEM_READ_UNMAPPED: "read", module.UC_MEM_READ_PROT: "read",
                  module.UC_MEM_WRITE_PROT: "write to flash"}
-        self.signals.bad_access = BadAccess(kind=kinds.get(access, "write"), address=address & 0xFFFF_FFFF, size=size)
+        self.signals.bad_access = BadAccess(kind=kinds.get(access, "write"), address=address & self._address_mask,
+                                            size=size)
         return False
+
+
+class ArmEmulator(Emulator):
+    """A Cortex-M4; addresses of code are given without the Thumb bit.
+
+    Args:
+        time: virtual time.
+
+    Raises:
+        UserError: E0801 Unicorn is not installed.
+    """
+
+    _address_mask = 0xFFFF_FFFF
+
+    def __init__(self, time: VirtualTime) -> None:
+        unicorn = _unicorn()
+        from unicorn import arm_const
+
+        uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
+        uc.ctl_set_cpu_model(arm_const.UC_CPU_ARM_CORTEX_M4)
+        super().__init__(unicorn, uc, _numbers(arm_const, "UC_ARM_REG_"), time)
+
+    def map_memory(self, memory: Memory, generator: random.Random) -> None:
+        """Add a memory: flash is erased (all ones), RAM holds arbitrary bytes."""
+        access = self._module.UC_PROT_READ | self._module.UC_PROT_EXEC
+        access |= self._module.UC_PROT_WRITE if memory.writable else 0
+        self._uc.mem_map(memory.base, memory.size, access)
+        self.write(memory.base, generator.randbytes(memory.size) if memory.writable else b"\xff" * memory.size)
+
+    def execute(self, pc: int, until: int, count: int) -> str:
+        """As `Emulator.execute`."""
+        return super().execute(pc | 1, until, count)
+
+
+class RiscvEmulator(Emulator):
+    """An RV64 core; registers are called ``PC``, ``A0``, ``X5``, ``MSTATUS``.
+
+    Args:
+        time: virtual time.
+
+    Raises:
+        UserError: E0801 Unicorn is not installed.
+    """
+
+    _address_mask = 0xFFFF_FFFF_FFFF_FFFF
+
+    def __init__(self, time: VirtualTime) -> None:
+        unicorn = _unicorn()
+        from unicorn import riscv_const
+
+        uc = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
+        super().__init__(unicorn, uc, _numbers(riscv_const, "UC_RISCV_REG_"), time)
+        self._memories: list[NDArray[np.uint8]] = []  # the engine holds only their addresses
+
+    def map_memory(self, memory: NDArray[np.uint8], base: int) -> None:
+        """Make an array of whole pages visible at an address; one array may be visible at several."""
+        self._memories.append(memory)
+        self._uc.mem_map_ptr(base, memory.size, self._module.UC_PROT_ALL, ctypes.c_void_p(memory.ctypes.data))
+
+
+def _numbers(constants: ModuleType, prefix: str) -> dict[str, int]:
+    """The engine's register numbers by architectural name."""
+    return {name.removeprefix(prefix): value for name, value in vars(constants).items() if name.startswith(prefix)}

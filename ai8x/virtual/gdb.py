@@ -8,16 +8,20 @@ Source: spec/virtual-boards.md section 3.6; the remote serial protocol of the gd
 
 from __future__ import annotations
 
+import contextlib
+import re
 import select
 import socket
 from collections.abc import Callable
 
 from ai8x.errors import HardwareFault, user_error
-from ai8x.virtual.cortex_m import SLICE_INSTRUCTIONS, CortexM, Stop, StopCause
+from ai8x.virtual.cortex_m import CortexM
+from ai8x.virtual.stop import Stop, StopCause
 
 _REGISTERS = (*(f"R{i}" for i in range(13)), "SP", "LR", "PC", "XPSR")
 _PC = _REGISTERS.index("PC")
 _INTERRUPT = b"\x03"
+_DIGITS = re.compile("[0-9A-Fa-f]+")
 _TRAP, _SEGMENT_FAULT, _INTERRUPTED = "S05", "S0b", "S02"
 _MAX_BYTES = 0x4000
 _TARGET = '<?xml version="1.0"?><target version="1.0"><architecture>arm</architecture>' \
@@ -34,7 +38,7 @@ def serve(core: CortexM, *, port: int, announce: Callable[[str], None]) -> Stop:
         announce: told where to connect.
 
     Returns:
-        How the firmware ended, or that the debugger left.
+        How the firmware ended, or that the debugger left, be it without a word.
 
     Raises:
         HardwareFault: a peripheral refused an access, once the debugger is done looking at it.
@@ -66,10 +70,11 @@ class _Session:
 
     def serve(self) -> Stop:
         """Answer packets until the debugger leaves or the firmware has ended."""
-        while not self._done and (packet := self._receive()) is not None:
-            reply = self._answer(packet)
-            if reply is not None:
-                self._send(reply)
+        with contextlib.suppress(ConnectionError):  # the debugger was killed
+            while not self._done and (packet := self._receive()) is not None:
+                reply = self._answer(packet)
+                if reply is not None:
+                    self._send(reply)
         if self._fault is not None:
             raise self._fault
         return self._stop or Stop(cause=StopCause.DETACHED, reason="the debugger ended the run")
@@ -79,8 +84,9 @@ class _Session:
     def _receive(self) -> str | None:
         """The next packet's content; None when the connection has ended."""
         while True:
-            start, end = self._buffer.find(b"$"), self._buffer.find(b"#")
-            if 0 <= start < end and len(self._buffer) >= end + 3:
+            start = self._buffer.find(b"$")
+            end = self._buffer.find(b"#", start) if start >= 0 else -1
+            if 0 <= end <= len(self._buffer) - 3:
                 content, self._buffer = self._buffer[start + 1: end], self._buffer[end + 3:]
                 self._connection.sendall(b"+")
                 return content.decode("ascii", errors="replace")
@@ -110,7 +116,7 @@ class _Session:
         if packet.startswith("qSupported"):
             return f"PacketSize={_MAX_BYTES:x};qXfer:features:read+"
         if packet.startswith("qXfer:features:read:target.xml:"):
-            offset, length = (int(text, 16) for text in packet.rsplit(":", 1)[1].split(","))
+            offset, length = (_number(text) for text in packet.rsplit(":", 1)[1].split(","))
             part = _TARGET[offset: offset + length]
             return ("m" if offset + length < len(_TARGET) else "l") + part
         return {"qAttached": "1", "qC": "QC1", "qfThreadInfo": "m1", "qsThreadInfo": "l"}.get(packet, "")
@@ -142,7 +148,7 @@ class _Session:
 
     def _execute(self, *, single: bool) -> str:
         while True:
-            self._stop = self._core.step(1 if single else SLICE_INSTRUCTIONS)
+            self._stop = self._core.step(1 if single else self._core.slice_instructions)
             if self._stop is not None:
                 self._done = self._stop.cause is StopCause.RETURNED
                 return "W00" if self._done else _SEGMENT_FAULT
@@ -167,7 +173,7 @@ class _Session:
         if kind not in "01":
             return ""
         change = self._core.set_breakpoint if packet[0] == "Z" else self._core.clear_breakpoint
-        change(int(address, 16) & ~1)
+        change(_number(address) & ~1)
         return "OK"
 
     # --- registers and memory -------------------------------------------------------------------------------------
@@ -180,23 +186,34 @@ class _Session:
         return "".join(self._register(index) for index in range(len(_REGISTERS)))
 
     def _read_one(self, packet: str) -> str:
-        return self._register(int(packet[1:], 16))
+        return self._register(_number(packet[1:]))
 
     def _write_one(self, packet: str) -> str:
         index, text = packet[1:].split("=")
         value = int.from_bytes(bytes.fromhex(text), "little")
-        if int(index, 16) == _PC:
+        if _number(index) == _PC:
             self._core.pc = value & ~1
         else:
-            self._core.emulator.set(_REGISTERS[int(index, 16)], value)
+            self._core.emulator.set(_REGISTERS[_number(index)], value)
         return "OK"
 
     def _read_memory(self, packet: str) -> str:
-        address, size = (int(text, 16) for text in packet[1:].split(","))
+        address, size = (_number(text) for text in packet[1:].split(","))
         data = self._core.emulator.peek(address, min(size, _MAX_BYTES))
         return "E02" if data is None else data.hex()
 
     def _write_memory(self, packet: str) -> str:
         place, text = packet[1:].split(":")
-        written = self._core.emulator.write(int(place.split(",")[0], 16), bytes.fromhex(text))
+        written = self._core.emulator.write(_number(place.split(",")[0]), bytes.fromhex(text))
         return "OK" if written else "E02"
+
+
+def _number(text: str) -> int:
+    """Hexadecimal digits and nothing else: no sign, no prefix, no spaces.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not _DIGITS.fullmatch(text):
+        raise ValueError(text)
+    return int(text, 16)

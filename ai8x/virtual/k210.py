@@ -8,7 +8,6 @@ Source: spec/virtual-boards.md section 4; spec/k210-kmodel.md sections 1, 10 and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,14 @@ from ai8x.k210 import timing
 from ai8x.k210.device import K210, UNCACHED_OFFSET, decode_layer_argument
 from ai8x.k210.simulator import Kpu
 from ai8x.registers import RegisterError
-from ai8x.virtual.bus import BusDevice, RegisterFile
+from ai8x.virtual.bus import PeripheralBus, RegisterFile
 from ai8x.virtual.clock import VirtualTime
-from ai8x.virtual.cortex_m import Stop, StopCause
 from ai8x.virtual.elf import Program, read_program
+from ai8x.virtual.emulator import RiscvEmulator
 from ai8x.virtual.k210_kpu import DmaController, KpuPort, KpuResult, LayerTime, SystemMemory
 from ai8x.virtual.k210_peripherals import CRYSTAL_HZ, CoreTimer, Plic, SystemControl, Uarths
-from ai8x.virtual.riscv import RiscvEmulator, RiscvHart
+from ai8x.virtual.riscv import RiscvHart
+from ai8x.virtual.stop import RunResult, Stop, console_text
 
 MACHINE = "EM_RISCV"
 """What firmware files are for, in ELF terms."""
@@ -39,76 +39,24 @@ _CLINT, _PLIC, _UARTHS, _DMAC, _SYSCTL = 0x0200_0000, 0x0C00_0000, 0x3800_0000, 
 _FPIOA = 0x502B_0000
 _PERIPHERALS, _PERIPHERALS_SIZE = 0x5000_0000, 0x0400_0000
 _PAGE_BITS = 12
-_PAGE_SIZE = 1 << _PAGE_BITS
 _FIFO = 0x30
-
-_PASS = re.compile(r"\bPASS\b")
-_FAIL = re.compile(r"\bFAIL\b")
-_TIME = re.compile(r"\btime:?\s*(\d+)\s*us\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class K210FirmwareResult:
+class K210FirmwareResult(RunResult):
     """What a firmware did.
 
+    KPU layers take what the model of spec/k210-kmodel.md section 16 says.
+
     Args:
-        console: everything it printed.
-        returned: main returned.
-        passed: main returned and the console says PASS (and not FAIL).
-        cause: why it ended.
-        reason: the same in one sentence with the place.
         layers: the dense uint8 (C, H, W) result of every KPU layer, in order.
-        inference_us: the inference time that the firmware printed, None where it printed none. KPU layers take what
-            the model of spec/k210-kmodel.md section 16 says, CPU time is taken as one cycle per instruction and is no
-            estimate of the chip's.
-        time_us: virtual time at the end, microseconds.
         bus_accesses: reads and writes of peripherals.
         unknown_addresses: addresses accessed that belong to no modelled peripheral, ascending; they act as storage.
     """
 
-    console: str
-    returned: bool
-    passed: bool
-    cause: StopCause
-    reason: str
     layers: tuple[NDArray[np.uint8], ...]
-    inference_us: int | None
-    time_us: float
     bus_accesses: int
     unknown_addresses: tuple[int, ...]
-
-
-class PeripheralBus:
-    """Peripherals of whole pages; what belongs to none is storage and is noted."""
-
-    def __init__(self) -> None:
-        self.unknown: set[int] = set()
-        self._devices: dict[int, BusDevice] = {}
-        self._storage = RegisterFile(_PERIPHERALS)
-
-    def attach(self, base: int, size: int, device: BusDevice) -> None:
-        """Place a peripheral."""
-        for page in range(base >> _PAGE_BITS, (base + size) >> _PAGE_BITS):
-            self._devices[page] = device
-
-    def read(self, address: int, size: int) -> int:
-        """Bus read."""
-        return self._device(address).read(address, size)
-
-    def write(self, address: int, size: int, value: int) -> None:
-        """Bus write."""
-        self._device(address).write(address, size, value)
-
-    def peek(self, address: int, size: int) -> int:
-        """Debugger read."""
-        return self._devices.get(address >> _PAGE_BITS, self._storage).peek(address, size)
-
-    def _device(self, address: int) -> BusDevice:
-        device = self._devices.get(address >> _PAGE_BITS)
-        if device is None:
-            self.unknown.add(address)
-            return self._storage
-        return device
 
 
 class K210Board:
@@ -142,14 +90,15 @@ class K210Board:
         self.kpu = KpuPort(memory.kpu_registers, self.time, self._run_layer, layer_time, plic=self._plic,
                            dma=self._dma)
         self._plic.explain_wait = self.kpu.explain_wait
-        self._bus = PeripheralBus()
+        self._bus = PeripheralBus(_PERIPHERALS, block_bits=_PAGE_BITS)
         self._emulator = self._wire()
-        self.hart = RiscvHart(program, self._emulator, self.time, self._plic, budget=budget)
+        self.hart = RiscvHart(program, self._emulator, self.time, external=self._plic, timer=self._timer,
+                              budget=budget)
 
     @property
     def console(self) -> str:
         """What the firmware has printed so far."""
-        return self._console.decode("utf-8", errors="replace").replace("\r\n", "\n")
+        return console_text(self._console)
 
     def run(self) -> K210FirmwareResult:
         """Execute until the firmware ends or cannot go on.
@@ -161,19 +110,9 @@ class K210Board:
 
     def result(self, stop: Stop) -> K210FirmwareResult:
         """The result of a run that ended so."""
-        console = self.console
-        returned = stop.cause is StopCause.RETURNED
-        said_pass, said_fail = bool(_PASS.search(console)), bool(_FAIL.search(console))
-        reason = stop.reason
-        if returned and said_fail:
-            reason += ", the console says FAIL"
-        elif returned and not said_pass:
-            reason += ", the console does not say PASS"
-        times = _TIME.findall(console)
         return K210FirmwareResult(
-            console=console, returned=returned, passed=returned and said_pass and not said_fail, cause=stop.cause,
-            reason=reason, layers=tuple(self.kpu.outputs), inference_us=int(times[-1]) if times else None,
-            time_us=self.time.now_fs / 1e9, bus_accesses=self._emulator.accesses,
+            console=self.console, cause=stop.cause, stop_reason=stop.reason, time_us=self.time.now_fs / 1e9,
+            layers=tuple(self.kpu.outputs), bus_accesses=self._emulator.accesses,
             unknown_addresses=tuple(sorted(self._bus.unknown)))
 
     def _wire(self) -> RiscvEmulator:
@@ -181,9 +120,9 @@ class K210Board:
         cached = K210.memory.general_address
         for base in (cached, cached - UNCACHED_OFFSET):
             emulator.map_memory(self._ram, base)
-        self._bus.attach(_DMAC, self._dma.SIZE, self._dma)
-        self._bus.attach(_SYSCTL, self._sysctl.SIZE, self._sysctl)
-        self._bus.attach(_FPIOA, _PAGE_SIZE, RegisterFile(_FPIOA))
+        self._bus.attach(_DMAC, self._dma)
+        self._bus.attach(_SYSCTL, self._sysctl)
+        self._bus.attach(_FPIOA, RegisterFile(_FPIOA))
         emulator.map_device(_PERIPHERALS, _PERIPHERALS_SIZE, self._bus)
         for device in (self._timer, self._plic, self.kpu, Uarths(_UARTHS, self._console.append)):
             emulator.map_device(device.base, device.SIZE, device)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ai8x.virtual.bus import WORD_MASK, RegisterFile
-from ai8x.virtual.clock import Counter, VirtualTime
+from ai8x.virtual.clock import Counter, Event, VirtualTime
 
 CRYSTAL_HZ = 26_000_000
 _NUM_SOURCES = 66
@@ -165,7 +165,9 @@ class Uarths(RegisterFile):
 
 
 class CoreTimer(RegisterFile):
-    """The core-local timer: a counter at a fiftieth of the CPU clock. Its interrupt is not modelled.
+    """The core-local timer of hart 0: a counter at a fiftieth of the CPU clock, and the interrupt that compares it.
+
+    The interrupt is raised while the counter is not below the compare register, which software must have written.
 
     Args:
         base: first address.
@@ -173,8 +175,10 @@ class CoreTimer(RegisterFile):
     """
 
     SIZE = 0x1_0000
-    _MTIME = 0xBFF8
+    _COMPARE, _MTIME = 0x4000, 0xBFF8
     _DIVIDER = 50
+    _NEVER = 1 << 63
+    """Compare values from here on are taken for "no interrupt"; the counter would need centuries."""
 
     def __init__(self, base: int, time: VirtualTime) -> None:
         super().__init__(base)
@@ -182,10 +186,17 @@ class CoreTimer(RegisterFile):
         self._counter = Counter(time, time.hz // self._DIVIDER)
         self._counter.run(True)
         self._latched = 0
+        self._event: Event | None = None
 
     def set_clock(self, cpu_hz: int) -> None:
         """The CPU clock has changed."""
         self._counter.set_hz(cpu_hz // self._DIVIDER)
+        self._schedule()
+
+    @property
+    def is_raised(self) -> bool:
+        """The timer interrupt is pending."""
+        return self._COMPARE in self.words and self._counter.value() >= self._compare()
 
     def read_word(self, offset: int) -> int:
         """The upper half belongs to the lower half that was read before."""
@@ -199,6 +210,26 @@ class CoreTimer(RegisterFile):
         if offset == self._MTIME:
             return self._latched & WORD_MASK
         return self._latched >> 32 if offset == self._MTIME + 4 else super().peek_word(offset)
+
+    def write_word(self, offset: int, value: int) -> None:
+        """The compare register acts; the counter cannot be set here."""
+        super().write_word(offset, value)
+        if offset in (self._COMPARE, self._COMPARE + 4):
+            self._schedule()
+
+    def _compare(self) -> int:
+        return self.words.get(self._COMPARE, 0) | self.words.get(self._COMPARE + 4, 0) << 32
+
+    def _schedule(self) -> None:
+        """An event at which a sleeping hart looks at the line again."""
+        if self._event is not None:
+            self._time.cancel(self._event)
+            self._event = None
+        if self._counter.value() < self._compare() < self._NEVER:
+            self._event = self._time.schedule(self._counter.delay_fs(self._compare()), self._expire)
+
+    def _expire(self) -> None:
+        self._event = None
 
 
 class WideRegisterFile(RegisterFile):

@@ -8,15 +8,14 @@ Source: spec/virtual-boards.md section 3.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ai8x.max7800x.cycles import SILICON_OVERHEAD_NS
-from ai8x.virtual.bus import Accelerator, BusDevice, BusStatistics, BusWriteObserver, RegisterFile
+from ai8x.virtual.bus import Accelerator, BusStatistics, BusWriteObserver, PeripheralBus, RegisterFile
 from ai8x.virtual.clock import SECOND_FS, Event, VirtualTime
-from ai8x.virtual.cortex_m import CortexM, Stop, StopCause
+from ai8x.virtual.cortex_m import CortexM
 from ai8x.virtual.elf import read_program
 from ai8x.virtual.emulator import Memory
 from ai8x.virtual.nvic import FIRST_IRQ, SystemControl
@@ -33,6 +32,7 @@ from ai8x.virtual.peripherals import (
     Timer,
     Uart,
 )
+from ai8x.virtual.stop import RunResult, Stop, console_text
 
 DEFAULT_BUDGET = 500_000_000
 """Instructions a firmware may execute; about ten seconds of this computer."""
@@ -64,35 +64,21 @@ _NANOSECOND_FS = SECOND_FS // 10**9
 _COUNTED_OVERHEAD_NS = 300
 """Of the silicon overhead: the bus accesses between stopwatch and start bit and in the interrupt handler."""
 
-_PASS = re.compile(r"\bPASS\b")
-_FAIL = re.compile(r"\bFAIL\b")
-_TIME = re.compile(r"\btime:?\s*(\d+)\s*us\b", re.IGNORECASE)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirmwareResult:
+class FirmwareResult(RunResult):
     """What a firmware did.
 
     Args:
-        console: everything it printed.
-        returned: main returned.
-        passed: main returned and the console says PASS (and not FAIL).
-        cause: why it ended.
-        reason: the same in one sentence with the place.
-        cnn_time_us: the inference time that the firmware printed, None where it printed none.
-        time_us: virtual time at the end, microseconds. Waiting times are exact; CPU time is taken as one cycle per
-            instruction and must not be used as an estimate of the chip's.
         statistics: bus counters.
     """
 
-    console: str
-    returned: bool
-    passed: bool
-    cause: StopCause
-    reason: str
-    cnn_time_us: int | None
-    time_us: float
     statistics: BusStatistics
+
+    @property
+    def cnn_time_us(self) -> int | None:
+        """The inference time that the firmware measured, microseconds; None where it printed none."""
+        return self.inference_us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,41 +92,6 @@ class Latency:
 
     cycles: Callable[[], int]
     overhead_ns: int = SILICON_OVERHEAD_NS - _COUNTED_OVERHEAD_NS
-
-
-class PeripheralBus:
-    """The APB: finds the peripheral of an address; what belongs to none is storage and is noted."""
-
-    def __init__(self) -> None:
-        self.accesses = 0
-        self.unknown: set[int] = set()
-        self._devices: dict[int, BusDevice] = {}
-        self._storage = RegisterFile(_APB_BASE)
-
-    def attach(self, base: int, device: BusDevice, *, size: int = 1 << _BLOCK_BITS) -> None:
-        """Place a peripheral."""
-        for block in range(base >> _BLOCK_BITS, (base + size) >> _BLOCK_BITS):
-            self._devices[block] = device
-
-    def read(self, address: int, size: int) -> int:
-        """Bus read."""
-        return self._device(address).read(address, size)
-
-    def write(self, address: int, size: int, value: int) -> None:
-        """Bus write."""
-        self._device(address).write(address, size, value)
-
-    def peek(self, address: int, size: int) -> int:
-        """Debugger read."""
-        return self._devices.get(address >> _BLOCK_BITS, self._storage).peek(address, size)
-
-    def _device(self, address: int) -> BusDevice:
-        self.accesses += 1
-        device = self._devices.get(address >> _BLOCK_BITS)
-        if device is None:
-            self.unknown.add(address)
-            return self._storage
-        return device
 
 
 class AcceleratorPort:
@@ -283,7 +234,7 @@ class Max78000:
     @property
     def console(self) -> str:
         """What the firmware has printed so far."""
-        return self._console.decode("utf-8", errors="replace").replace("\r\n", "\n")
+        return console_text(self._console)
 
     def run(self) -> FirmwareResult:
         """Execute until the firmware ends or cannot go on.
@@ -295,25 +246,15 @@ class Max78000:
 
     def result(self, stop: Stop) -> FirmwareResult:
         """The result of a run that ended so."""
-        console = self.console
-        returned = stop.cause is StopCause.RETURNED
-        said_pass, said_fail = bool(_PASS.search(console)), bool(_FAIL.search(console))
-        reason = stop.reason
-        if returned and said_fail:
-            reason += ", the console says FAIL"
-        elif returned and not said_pass:
-            reason += ", the console does not say PASS"
-        times = _TIME.findall(console)
         return FirmwareResult(
-            console=console, returned=returned, passed=returned and said_pass and not said_fail, cause=stop.cause,
-            reason=reason, cnn_time_us=int(times[-1]) if times else None, time_us=self.time.now_fs / 1e9,
+            console=self.console, cause=stop.cause, stop_reason=stop.reason, time_us=self.time.now_fs / 1e9,
             statistics=BusStatistics(
                 accelerator_writes=self._port.writes, accelerator_reads=self._port.reads,
                 fifo_words=self._port.fifo_words, inferences=self._port.inferences,
                 peripheral_accesses=self._bus.accesses, unknown_addresses=tuple(sorted(self._bus.unknown))))
 
     def _peripherals(self) -> PeripheralBus:
-        bus = PeripheralBus()
+        bus = PeripheralBus(_APB_BASE, block_bits=_BLOCK_BITS)
         bus.attach(GCR_BASE, self._gcr)
         bus.attach(LPGCR_BASE, LowPowerControl())
         bus.attach(_GCFR_BASE, PowerFunction(_GCFR_BASE, self._power))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ai8x.errors import HardwareFault
 from ai8x.virtual.bus import RegisterFile
 from ai8x.virtual.clock import Counter, Event, VirtualTime
 
@@ -22,7 +23,6 @@ GCR_RST0, GCR_CLKCTRL, GCR_PCLKDIV, GCR_PCLKDIS0, GCR_RST1 = 0x04, 0x08, 0x18, 0
 ISO_HZ = 60_000_000
 IPO_HZ = 100_000_000
 _SYSCLK_HZ = {0: ISO_HZ, 3: 30_000, 4: IPO_HZ, 5: 7_372_800, 6: 32_768}
-_EXTERNAL = 7
 _CNN_DIVIDERS = {0: 2, 1: 4, 2: 8, 3: 16, 4: 1}
 _READY_OF = {17: 25, 18: 26, 19: 27, 20: 28}  # oscillator enable bit -> ready bit
 _ALWAYS_READY = 1 << 13 | 1 << 28 | 1 << 29
@@ -44,13 +44,22 @@ class ClockTree:
 
 
 def clock_tree(clkctrl: int, pclkdiv: int) -> ClockTree:
-    """The frequencies of a setting of GCR CLKCTRL and PCLKDIV; undefined settings fall back to the ISO and to /1."""
-    source_hz = _SYSCLK_HZ.get(clkctrl >> 9 & 7, ISO_HZ)
-    sysclk_hz = source_hz >> (clkctrl >> 6 & 7)
+    """The frequencies of a setting of GCR CLKCTRL and PCLKDIV.
+
+    Raises:
+        HardwareFault: a clock source or divider that is not defined, or the external clock, whose frequency is unknown.
+    """
+    source, divider = clkctrl >> 9 & 7, pclkdiv >> 14 & 7
+    if source not in _SYSCLK_HZ:
+        raise HardwareFault(f"GCR CLKCTRL ({GCR_BASE + GCR_CLKCTRL:#010x}): sysclk_sel = {source}; "
+                            f"{', '.join(map(str, _SYSCLK_HZ))} are modelled")
+    if divider not in _CNN_DIVIDERS:
+        raise HardwareFault(f"GCR PCLKDIV ({GCR_BASE + GCR_PCLKDIV:#010x}): cnnclkdiv = {divider}; "
+                            f"0 to {max(_CNN_DIVIDERS)} are defined")
+    sysclk_hz = max(1, _SYSCLK_HZ[source] >> (clkctrl >> 6 & 7))
     pclk_hz = max(1, sysclk_hz // 2)
     cnn_source_hz = ISO_HZ if pclkdiv >> 17 & 1 else pclk_hz
-    cnn_hz = max(1, cnn_source_hz // _CNN_DIVIDERS.get(pclkdiv >> 14 & 7, 1))
-    return ClockTree(sysclk_hz=max(1, sysclk_hz), pclk_hz=pclk_hz, cnn_hz=cnn_hz)
+    return ClockTree(sysclk_hz=sysclk_hz, pclk_hz=pclk_hz, cnn_hz=max(1, cnn_source_hz // _CNN_DIVIDERS[divider]))
 
 
 class GlobalControl(RegisterFile):

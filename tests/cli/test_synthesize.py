@@ -121,8 +121,8 @@ def test_a_network_file_cut_at_any_line_is_refused_or_complete(place: Path, caps
         (place / "cut.yaml").write_text("".join(lines[:count]))
         status = main(["cut.yaml", "d.pth.tar", "--out", "out", "--target", "max78000", "--no-verify"])
         printed = capsys.readouterr().err
-        if status == 0:  # only the last key's line was missing, and the key has a default
-            assert count >= len(lines) - 3, count
+        if status == 0:  # only keys of the last layer were missing that have a default, or are chosen
+            assert count >= len(lines) - 5, count
             continue
         assert status == 2, printed
         assert re.match(r"cut\.yaml(:\d+:\d+)?: error\[E\d{4}\]: ", printed), printed

@@ -24,7 +24,8 @@ T = 12
 
 WORST_STEPS = {
     (ActivationKind.LINEAR, Falling.STEPS): 0.5, (ActivationKind.RELU, Falling.STEPS): 0.5,
-    (ActivationKind.RELU6, Falling.STEPS): 0.5, (ActivationKind.LEAKY_RELU, Falling.STEPS): 0.6,
+    (ActivationKind.RELU6, Falling.STEPS): 0.5, (ActivationKind.CLIP, Falling.STEPS): 0.5,
+    (ActivationKind.LEAKY_RELU, Falling.STEPS): 0.6,
     (ActivationKind.ELU, Falling.STEPS): 0.7, (ActivationKind.SIGMOID, Falling.STEPS): 1.1,
     (ActivationKind.TANH, Falling.STEPS): 1.1, (ActivationKind.HARD_SIGMOID, Falling.STEPS): 0.6,
     (ActivationKind.HARD_SWISH, Falling.STEPS): 1.9, (ActivationKind.HARD_SWISH, Falling.SLOPES): 0.8,

@@ -244,3 +244,33 @@ def naive_pool(
 
 def random_array(rng: np.random.Generator, low: int, high: int, *shape: int) -> np.ndarray:
     return rng.integers(low, high, size=shape, endpoint=True)
+
+
+class Recorder(Accelerator):
+    """An accelerator that notes every write."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=0)
+        self.log: list[tuple[int, int, int]] = []
+
+    def write(self, address: int, size: int, value: int) -> None:
+        self.log.append((address, size, value))
+        super().write(address, size, value)
+
+
+def recorded_trace() -> dict[str, np.ndarray]:
+    """A bus trace of a 1x1 layer with weights 64 and -64 on the input 10: outputs 5 and -5."""
+    accelerator = Recorder()
+    initialise(accelerator)
+    layer = ConvLayer(weights=np.array([64, -64]).reshape(2, 1, 1, 1), height=1, width=1)
+    layer.load_weights(accelerator)
+    layer.configure(accelerator)
+    load_data(accelerator, [0], 0, np.array([[10]]))
+    start(accelerator)
+    address, size, value = (np.array(column) for column in zip(*accelerator.log, strict=True))
+    return {
+        "address": address.astype(np.uint32),
+        "size": size.astype(np.uint8),
+        "value": value.astype(np.uint32),
+        "expected": np.array([[data_address(0, 0x1000), 0xFFFF, 0xFB05]], dtype=np.uint32),
+    }

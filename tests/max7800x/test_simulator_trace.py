@@ -5,54 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ai8x.errors import HardwareFault, UserError
+from ai8x.errors import HardwareFault, Source, UserError
 from ai8x.max7800x.simulator import Accelerator
 from ai8x.max7800x.simulator_trace import read_bus_trace, run_bus_trace
 
-from .register_program import ConvLayer, data_address, initialise, load_data, start
+from .register_program import data_address, recorded_trace
 
 CASES = Path(__file__).resolve().parents[2] / ".." / "shared" / "cases"
 RECORDED = sorted(CASES.glob("max78000*/*/bus.npz"))
 
 
-class Recorder(Accelerator):
-    """An accelerator that notes every write."""
-
-    def __init__(self) -> None:
-        super().__init__(seed=0)
-        self.log: list[tuple[int, int, int]] = []
-
-    def write(self, address: int, size: int, value: int) -> None:
-        self.log.append((address, size, value))
-        super().write(address, size, value)
-
-
-def record() -> dict[str, np.ndarray]:
-    """A 1x1 layer with weights 64, -64 on the input 10: outputs 5 and -5."""
-    accelerator = Recorder()
-    initialise(accelerator)
-    layer = ConvLayer(weights=np.array([64, -64]).reshape(2, 1, 1, 1), height=1, width=1)
-    layer.load_weights(accelerator)
-    layer.configure(accelerator)
-    load_data(accelerator, [0], 0, np.array([[10]]))
-    start(accelerator)
-    address, size, value = (np.array(column) for column in zip(*accelerator.log, strict=True))
-    return {
-        "address": address.astype(np.uint32),
-        "size": size.astype(np.uint8),
-        "value": value.astype(np.uint32),
-        "expected": np.array([[data_address(0, 0x1000), 0xFFFF, 0xFB05]], dtype=np.uint32),
-    }
-
-
 def test_trace_whose_words_hold_passes() -> None:
-    report = run_bus_trace(record())
+    report = run_bus_trace(recorded_trace())
     assert report.passed
     assert (report.checked, report.runs, report.failures) == (1, 1, ())
 
 
 def test_differing_word_is_reported_with_both_values() -> None:
-    trace = record()
+    trace = recorded_trace()
     trace["expected"][0, 2] ^= 1
     report = run_bus_trace(trace)
     assert not report.passed
@@ -60,7 +30,7 @@ def test_differing_word_is_reported_with_both_values() -> None:
 
 
 def test_undefined_byte_fails_whatever_its_value() -> None:
-    trace = record()
+    trace = recorded_trace()
     accelerator = Accelerator(seed=0)
     for address, size, value in zip(*(trace[k].tolist() for k in ("address", "size", "value")), strict=True):
         accelerator.write(address, size, value)
@@ -73,15 +43,23 @@ def test_undefined_byte_fails_whatever_its_value() -> None:
 
 
 def test_trace_without_start_or_without_its_input_is_a_fault() -> None:
-    trace = record()
+    trace = recorded_trace()
     shortened = {name: array[:-1] if name != "expected" else array for name, array in trace.items()}
     with pytest.raises(HardwareFault, match="never starts a run"):
         run_bus_trace(shortened)
 
 
+def test_trace_that_expects_nothing_is_refused() -> None:
+    trace = recorded_trace()
+    trace["expected"] = trace["expected"][:0]
+    with pytest.raises(UserError) as caught:
+        run_bus_trace(trace)
+    assert caught.value.diagnostics[0].code == "E0152"
+
+
 @pytest.mark.parametrize("damage", ["missing", "float", "length", "columns"])
 def test_arrays_that_are_no_trace_are_refused(damage: str) -> None:
-    trace = record()
+    trace = recorded_trace()
     if damage == "missing":
         del trace["size"]
     elif damage == "float":
@@ -96,7 +74,7 @@ def test_arrays_that_are_no_trace_are_refused(damage: str) -> None:
 
 
 def test_file_round_trip_and_unreadable_file(tmp_path: Path) -> None:
-    np.savez(tmp_path / "bus.npz", **record())
+    np.savez(tmp_path / "bus.npz", **recorded_trace())
     assert run_bus_trace(tmp_path / "bus.npz").passed
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
     (tmp_path / "text.npz").write_text("no archive")
@@ -104,6 +82,14 @@ def test_file_round_trip_and_unreadable_file(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             read_bus_trace(tmp_path / name)
         assert caught.value.diagnostics[0].code == "E0150"
+        assert caught.value.diagnostics[0].source == Source(file=str(tmp_path / name))
+
+
+def test_file_with_a_single_array_is_no_trace(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(UserError) as caught:
+        read_bus_trace(tmp_path / "one.npy")
+    assert caught.value.diagnostics[0].code == "E0151"
 
 
 @pytest.mark.skipif(not RECORDED, reason="the shared folder with recorded cases is not here")

@@ -3,7 +3,7 @@
 import pytest
 
 from ai8x.errors import HardwareFault
-from ai8x.virtual.cortex_m import StopCause
+from ai8x.virtual.stop import StopCause
 
 from .firmware import Build, FakeAccelerator, main_with, run
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ai8x.virtual.cortex_m import StopCause
+from ai8x.virtual.stop import StopCause
 
 from .firmware import Build, main_with, run
 

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ai8x.errors import HardwareFault, UserError
-from ai8x.virtual.cortex_m import Stop, StopCause
 from ai8x.virtual.gdb import serve
 from ai8x.virtual.max78000 import Latency, Max78000
+from ai8x.virtual.stop import Stop, StopCause
 
 from .firmware import Build, FakeAccelerator, main_with
 
@@ -21,6 +22,9 @@ SOURCE = main_with("""
     REG32(0x50100000) = 9;
     printf("PASS\\n");
 """, before="static volatile uint32_t sink; __attribute__((noinline)) void work(uint32_t i) { sink = i; sink++; }")
+
+
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Debugger:
@@ -68,7 +72,9 @@ class Debugger:
     def register(self, index: int) -> int:
         return int.from_bytes(bytes.fromhex(self.ask(f"p{index:x}")), "little")
 
-    def close(self) -> None:
+    def close(self, *, killed: bool = False) -> None:
+        if killed:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
         self._socket.close()
         self._thread.join(20)
         assert not self._thread.is_alive()
@@ -160,6 +166,13 @@ def test_running_firmware_can_be_interrupted(build: Build) -> None:
     assert session.stop is not None and session.stop.cause is StopCause.DETACHED
 
 
+def test_debugger_that_is_killed_ends_the_run(build: Build) -> None:
+    session = Debugger(build(SOURCE))
+    session.ask("?")
+    session.close(killed=True)
+    assert session.stop is not None and session.stop.cause is StopCause.DETACHED
+
+
 def test_crash_can_be_inspected_before_the_run_ends(build: Build) -> None:
     session = Debugger(build(main_with("volatile uint32_t *p = NULL; *p = 1;")))
     assert session.ask("c") == "S0b"
@@ -169,7 +182,8 @@ def test_crash_can_be_inspected_before_the_run_ends(build: Build) -> None:
     assert session.stop is not None and session.stop.cause is StopCause.BUS_FAULT
 
 
-@pytest.mark.parametrize("packet", ["pff", "pzz", "m", "m0", "M20000000", "P3", "Z0,zz,2", "Z9,0,2", "qNonsense", "x"])
+@pytest.mark.parametrize("packet", ["pff", "pzz", "p-1", "m-4,4",
+                                    "m", "m0", "M20000000", "P3", "Z0,zz,2", "Z9,0,2", "qNonsense", "x"])
 def test_packet_that_makes_no_sense_is_answered_and_survived(debugger: Debugger, packet: str) -> None:
     assert debugger.ask(packet) in ("", "E01", "E02")
     assert debugger.ask("?") == "S05"

@@ -17,10 +17,10 @@ from ai8x.k210.kmodel import read_kmodel, write_kmodel
 from ai8x.k210.kmodel_layers import UnknownLayer
 from ai8x.k210.lower import device_image, lower_network
 from ai8x.toolchain import build_k210_project, missing_k210_tools
-from ai8x.virtual.cortex_m import StopCause
 from ai8x.virtual.k210 import K210FirmwareResult, run_k210_firmware
 from ai8x.virtual.k210_verify import verify_kpu_firmware
 from ai8x.virtual.riscv import is_riscv_firmware
+from ai8x.virtual.stop import StopCause
 from tests.end_to_end.digitsnet import network_of, sample, state
 from tests.k210.kpu_layers import Shape, conv, pattern_image, pattern_weights, single
 from tests.k210.runner_projects import HALVING, all_layers_model, runner_model, small_model, write_project

@@ -2,8 +2,9 @@
 
 import pytest
 
+from ai8x.errors import HardwareFault
+from ai8x.virtual.bus import PeripheralBus
 from ai8x.virtual.clock import VirtualTime
-from ai8x.virtual.max78000 import PeripheralBus
 from ai8x.virtual.peripherals import CacheControl, ClockTree, GlobalControl, Gpio, Timer, Uart, clock_tree
 
 GCR = 0x40000000
@@ -21,6 +22,13 @@ IPO = 1 << 19 | 4 << 9
 def test_frequencies_follow_the_registers(clkctrl: int, pclkdiv: int, expected: tuple[int, int, int]) -> None:
     tree = clock_tree(clkctrl, pclkdiv)
     assert (tree.sysclk_hz, tree.pclk_hz, tree.cnn_hz) == expected
+
+
+@pytest.mark.parametrize(("clkctrl", "pclkdiv", "field"), [
+    (1 << 9, 0, "sysclk_sel = 1"), (7 << 9, 0, "sysclk_sel = 7"), (IPO, 5 << 14, "cnnclkdiv = 5")])
+def test_clocks_that_are_not_defined_are_a_fault(clkctrl: int, pclkdiv: int, field: str) -> None:
+    with pytest.raises(HardwareFault, match=field):
+        clock_tree(clkctrl, pclkdiv)
 
 
 def test_clock_control_reports_changes_and_readiness() -> None:
@@ -128,7 +136,7 @@ def test_timer_without_interrupt_sets_its_flag_but_cannot_wake() -> None:
 
 
 def test_addresses_of_no_peripheral_are_storage_and_noted() -> None:
-    bus = PeripheralBus()
+    bus = PeripheralBus(0x40000000, block_bits=10)
     bus.write(0x40055554, 4, 77)
     assert bus.read(0x40055554, 4) == 77 == bus.peek(0x40055554, 4)
     assert bus.unknown == {0x40055554} and bus.accesses == 2
