@@ -32,6 +32,7 @@ from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.ir import Network
 from ai8x.network.reference import Trace, run_network
 from ai8x.network.yaml_file import DataBuffer, LayerEntry
+from ai8x.report import ChipReport
 from ai8x.report_max78000 import chip_report
 from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
 from ai8x.toolchain import RISCV, build_project, missing_tools
@@ -55,7 +56,8 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
     project = options.max78000
     check_options(project)
     announce("max78000: placing and checking")
-    inputs, options, notices = complete_placement(inputs, options)
+    completed = complete_placement(inputs, options)
+    inputs, options = completed.inputs, completed.options
     project = options.max78000
     plan, messages = plan_network(inputs, options)
     network = cut_network(inputs.network, project.stop_after)
@@ -74,9 +76,9 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
     def run_outputs(samples: NDArray[Any]) -> NDArray[np.int64]:
         return np.stack(list(run_samples(plan.device, program, plan.layers, samples)))
 
-    chip = chip_report(network, plan, files, clock_hz=project.lower.clock_hz)
+    chip = completed.with_file_numbers(chip_report(network, plan, files, clock_hz=project.lower.clock_hz))
     # A network that was cut has no classes to count.
-    return TargetResult(verdicts=verdicts, chip=chip, messages=(*notices, *messages),
+    return TargetResult(verdicts=verdicts, chip=chip, messages=(*completed.notices, *messages),
                         run_outputs=run_outputs if project.stop_after is None else None)
 
 
@@ -106,15 +108,31 @@ class Subject:
         return trace
 
 
-def complete_placement(
-    inputs: Inputs, options: SynthesisOptions
-) -> tuple[Inputs, SynthesisOptions, tuple[Diagnostic, ...]]:
-    """Plan what the file's placement leaves open.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CompletedPlacement:
+    """Inputs whose placement leaves nothing open.
 
-    Returns:
-        Inputs whose network has helper layers where operands need a copy, whose hints are complete and whose trace
-        covers the helpers; the options with layer numbers of that network; what the planner reports. A complete file
-        comes back as it is.
+    Args:
+        inputs: the network has helper layers where operands need a copy, hints are complete, the trace covers helpers.
+        options: with layer numbers of that network.
+        notices: what the planner reports.
+        served: by layer of that network, the file's layer that it computes or helps.
+    """
+
+    inputs: Inputs
+    options: SynthesisOptions
+    notices: tuple[Diagnostic, ...] = ()
+    served: tuple[int, ...] = ()
+
+    def with_file_numbers(self, chip: ChipReport) -> ChipReport:
+        """The report with the file's layer numbers; a helper counts to the layer that reads its copy."""
+        if not self.served:
+            return chip
+        return replace(chip, layers=tuple(replace(row, index=self.served[row.index]) for row in chip.layers))
+
+
+def complete_placement(inputs: Inputs, options: SynthesisOptions) -> CompletedPlacement:
+    """Plan what the file's placement leaves open; a complete file comes back as it is.
 
     Raises:
         UserError: the network does not fit, or the file's placement cannot be kept.
@@ -122,11 +140,11 @@ def complete_placement(
     project, file = options.max78000, inputs.file
     cut_network(inputs.network, project.stop_after)
     if project.stop_after is not None and all(hint.processors is not None for hint in file.hints):
-        return inputs, options, ()  # what lies behind the cut need not be right
+        return CompletedPlacement(inputs=inputs, options=options)  # what lies behind the cut need not be right
     planned = plan_placement(inputs.network, file.hints, MAX78000, _placement_options(inputs, project),
                              deduplicate=project.deduplicate)
     if planned.summary is None:
-        return inputs, options, ()
+        return CompletedPlacement(inputs=inputs, options=options)
     entries = [file.layers[0 if number is None else number] for number in planned.file_index]
     layers = tuple(
         replace(entry, hint=hint, position=index) if number is not None
@@ -137,7 +155,7 @@ def complete_placement(
     if project.stop_after is not None:
         options = replace(options, max78000=replace(project, stop_after=planned.planned_index(project.stop_after)))
     notices = tuple(finding for finding in planned.diagnostics.items if finding.code in PLANNER_NOTICES)
-    return completed, options, notices
+    return CompletedPlacement(inputs=completed, options=options, notices=notices, served=planned.served_layers)
 
 
 def _placement_options(inputs: Inputs, project: ProjectOptions) -> PlacementOptions:

@@ -14,6 +14,8 @@ from ai8x.cli.common import run_main
 from ai8x.errors import user_error
 from ai8x.files import atomic_write, read_bytes
 
+CALIBRATIONS = ("minmax", "percentile", "mean", "l2", "kld")
+
 _MAX_BYTES = 64 << 20
 
 
@@ -43,10 +45,74 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("--flash-size", type=_number, metavar="BYTES", help="default 16 MiB")
     pack.set_defaults(run=_run_pack)
 
+    _add_quantize(commands, common)
     listing = commands.add_parser("list", parents=[common], allow_abbrev=False, help="show what a package holds")
     listing.add_argument("package", type=Path, metavar="FILE.kfpkg")
     listing.set_defaults(run=_run_list)
     return parser
+
+
+def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser],
+                  common: argparse.ArgumentParser) -> None:
+    quantize = commands.add_parser(
+        "quantize", parents=[common], allow_abbrev=False,
+        help="turn a float checkpoint into a kmodel by post-training quantisation (not exact; exact integers of a "
+             "quantised checkpoint come from synthesize.py)")
+    quantize.add_argument("checkpoint", type=Path, metavar="IN", help="checkpoint that train.py wrote")
+    quantize.add_argument("output", type=Path, metavar="OUT.kmodel", help="the kmodel, version 3")
+    quantize.add_argument("--calibration", choices=CALIBRATIONS, default=CALIBRATIONS[0],
+                          help="how the range of a tensor is chosen: minmax (default) covers all values; percentile "
+                               "leaves out the rarest; mean averages the extremes of samples; l2 minimises the squared "
+                               "error; kld the lost information")
+    quantize.add_argument("--percentile", type=_percentile, default=99.9, metavar="P",
+                          help="share of the values kept on each side (default 99.9)")
+    quantize.add_argument("--samples", type=_number, default=64, metavar="N",
+                          help="training samples for calibration (default 64)")
+    quantize.add_argument("--compare", type=_number, default=32, metavar="N",
+                          help="test samples to hold against the float model, 0 for none (default 32)")
+    quantize.add_argument("--float-dense", type=_number, default=64 * 1024, metavar="BYTES",
+                          help="linear layers with at most so many bytes of float weights run on the CPU in float "
+                               "(default 65536)")
+    quantize.add_argument("--falling-slopes", action="store_true",
+                          help="make falling parts of activations of slopes instead of steps: closer, but how the chip "
+                               "rounds them is unverified")
+    quantize.add_argument("--dataset", metavar="NAME", help="data set (default: the one of the run)")
+    quantize.add_argument("--data", type=Path, metavar="DIR", help="folder of data sets (default: the one of the run)")
+    quantize.add_argument("--models-path", metavar="DIR", help="folder with further model files")
+    quantize.add_argument("--datasets-path", metavar="DIR", help="folder with further data-set files")
+    quantize.set_defaults(run=_run_quantize)
+
+
+def _percentile(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 50 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: above 50 and at most 100")
+    return value
+
+
+def _run_quantize(options: argparse.Namespace) -> None:
+    from ai8x.checkpoint import read_checkpoint
+    from ai8x.k210.activation import Falling
+    from ai8x.k210.quantize_calibration import Calibration, CalibrationOptions
+    from ai8x.k210.quantize_walk import LoweringOptions
+    from ai8x.quantization.kmodel import KmodelOptions, kmodel_from_checkpoint, report_lines
+    from ai8x.quantization.task import find_task
+
+    checkpoint = read_checkpoint(options.checkpoint)
+    task = find_task(checkpoint, options.dataset, data_folder=options.data, settings={
+        "models_path": options.models_path, "datasets_path": options.datasets_path})
+    falling = Falling.SLOPES if options.falling_slopes else Falling.STEPS
+    result = kmodel_from_checkpoint(checkpoint, task, KmodelOptions(
+        calibration=CalibrationOptions(method=Calibration(options.calibration), percentile=options.percentile),
+        lowering=LoweringOptions(float_dense_bytes=options.float_dense, falling=falling),
+        samples=max(options.samples, 1), compared=options.compare))
+    atomic_write(options.output, result.quantized.data)
+    for line in report_lines(result):
+        print(line)
+    print(f"written: {options.output} ({len(result.quantized.data):,} bytes, kmodel version 3)")
 
 
 def _number(text: str) -> int:

@@ -237,7 +237,8 @@ def _clipped(clip: tuple[float, float], domain: TableDomain) -> list[_Line]:
     low, high = (min(max(bound / domain.scale + domain.zero_point, 0.0), float(BYTE_MAX)) for bound in clip)
     first, last = _nearest(low), _nearest(high)
     per_step = domain.scale / domain.unit
-    start, end = (_nearest((level - domain.zero_point) * per_step) for level in (low, high))
+    # The line starts where the output is a whole number; before that the level is as near as the line.
+    start, end = (_nearest((level - domain.zero_point) * per_step) for level in (first, high))
     mul, shift = _fraction(1 / per_step)
     return _inside([_Line(TABLE_MIN_START, 0, 0, first), _Line(start, mul, shift, first), _Line(end, 0, 0, last)])
 

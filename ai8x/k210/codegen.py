@@ -5,6 +5,9 @@ The project serves two ways: ``make`` builds it stand-alone on our own start-up 
 sample and known answer are embedded as the files they are. Everything but the sizes in ``model.h`` and the names in
 three build files is fixed text under ``templates/``. Start at `write_runner`.
 
+Outputs must be equal to the known answer, byte for byte. The one exception are floats that a SOFTMAX or LOGISTIC layer
+leaves, since C libraries differ in the last bits of the exponential function; see `output_tolerances`.
+
 Names that come from files are reduced to harmless characters first: no text of a network reaches the compiler as code.
 
 Source: spec/k210-kmodel.md sections 8 to 10; spec/virtual-boards.md section 4.
@@ -26,7 +29,7 @@ from numpy.typing import NDArray
 from ai8x.ctext import LICENCE, c_identifier, comment_text
 from ai8x.files import atomic_write
 from ai8x.k210.kmodel import KModel, read_kmodel
-from ai8x.k210.kmodel_base import layer_type, layer_type_name
+from ai8x.k210.kmodel_layers import K210Conv, KModelLayer, Logistic, Softmax, layer_type, layer_type_name
 from ai8x.k210.parameters import ZERO_POINT
 
 KMODEL_NAME = "model.kmodel"
@@ -41,6 +44,8 @@ EXPECTED_NAME = "expected.bin"
 _TEMPLATE_SUFFIX = ".j2"
 _WIDE_FRACTION_BITS = 14  # weights and activations have seven bits after the binary point each
 _BYTE_FRACTION_BITS = 7
+_EXPONENTIAL_UNITS = 16  # see `output_tolerances`
+_FLOAT32_UNIT = 2.0**-23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,6 +137,31 @@ def write_runner(folder: Path, model: RunnerModel) -> tuple[Path, ...]:
     return tuple(paths)
 
 
+def output_tolerances(kmodel: KModel) -> tuple[float, ...]:
+    """How far the floats of each output may differ from the known answer, as a fraction; 0 for not at all.
+
+    An output that a SOFTMAX of n elements wrote last may differ by ``(n + 16) * 2**-23``: the running sums of two
+    computers, each rounded n - 1 times, differ by less than n units, and each exponential is right to four units, in
+    numerator and denominator, on both sides. A LOGISTIC counts as n = 1. What further layers compute from such a
+    result is compared exactly.
+    """
+    writers = {_output_address(layer): layer for layer in kmodel.layers}  # the last one counts
+    return tuple(_tolerance(writers.get(place.address)) for place in kmodel.outputs)
+
+
+def _tolerance(writer: KModelLayer | None) -> float:
+    if not isinstance(writer, Softmax | Logistic):
+        return 0.0
+    elements = writer.channels if isinstance(writer, Softmax) else 1
+    return (elements + _EXPONENTIAL_UNITS) * _FLOAT32_UNIT
+
+
+def _output_address(layer: KModelLayer) -> int | None:
+    """Where a layer's result begins in the main buffer; None where it goes elsewhere."""
+    address: int | None = layer.main_memory_output if isinstance(layer, K210Conv) else getattr(layer, "output", None)
+    return address
+
+
 def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
     """Files of the template folder in alphabetical order, sub-folders included."""
     for entry in sorted(folder.iterdir(), key=lambda item: item.name):
@@ -145,6 +175,7 @@ def _context(model: RunnerModel, kmodel: KModel) -> dict[str, Any]:
     """What the templates use."""
     channels, height, width = model.image.shape
     labels = [comment_text(label) for label in model.labels] if len(model.labels) == model.num_classes else []
+    tolerances = output_tolerances(kmodel)
     bits = model.fraction_bits
     if bits is None:
         bits = _WIDE_FRACTION_BITS if model.is_wide else _BYTE_FRACTION_BITS
@@ -163,6 +194,8 @@ def _context(model: RunnerModel, kmodel: KModel) -> dict[str, Any]:
         "width": width,
         "is_wide": model.is_wide,
         "zero_point": ZERO_POINT,
+        "has_tolerances": any(tolerances),
+        "tolerances": [f"{tolerance:.9e}f" for tolerance in tolerances],
         "fraction_bits": bits,
         "unit": f"{1 << bits}.0",
         "labels": labels,

@@ -68,8 +68,8 @@ def _check_overlap(source: tuple[int, int], target: tuple[int, int], name: str, 
                             f"{source[0]:#x} to {sum(source):#x}")
 
 
-class _Runner:
-    """One layer at work: reads operands and writes the result, with the checks that all layers share."""
+class _Operands:
+    """What one layer reads and writes in the main buffer, with the checks that all layers share."""
 
     def __init__(self, memory: MainMemory, name: str) -> None:
         self.memory = memory
@@ -95,9 +95,9 @@ class _Runner:
         self.written = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
-def _add(layer: Add, run: _Runner) -> None:
-    a, b = (run.read(address, (layer.count,), F32) for address in (layer.input_a, layer.input_b))
-    run.write(layer.output, a.values + b.values, a.undefined | b.undefined, in_place=True)
+def _add(layer: Add, operands: _Operands) -> None:
+    a, b = (operands.read(address, (layer.count,), F32) for address in (layer.input_a, layer.input_b))
+    operands.write(layer.output, a.values + b.values, a.undefined | b.undefined, in_place=True)
 
 
 def _check_words(name: str, *sizes: int) -> None:
@@ -106,15 +106,15 @@ def _check_words(name: str, *sizes: int) -> None:
         raise HardwareFault(f"{name}: factors overflow 64 bits")
 
 
-def _quantized_add(layer: QuantizedAdd, run: _Runner) -> None:
+def _quantized_add(layer: QuantizedAdd, operands: _Operands) -> None:
     count = -(-layer.count // BLOCK) * BLOCK
     shifts = (layer.shift_a, layer.shift_b, layer.shift_output)
     if any(not 0 <= shift < 63 for shift in shifts):
-        raise HardwareFault(f"{run.name}: shifts {shifts}; 0 to 62 are defined")
-    a, b = (run.read(address, (count,), np.uint8) for address in (layer.input_a, layer.input_b))
+        raise HardwareFault(f"{operands.name}: shifts {shifts}; 0 to 62 are defined")
+    a, b = (operands.read(address, (count,), np.uint8) for address in (layer.input_a, layer.input_b))
     largest = [(abs(offset) + 255) * abs(mul) for offset, mul in
                ((layer.offset_a, layer.mul_a), (layer.offset_b, layer.mul_b))]
-    _check_words(run.name, sum(largest), sum(largest) * abs(layer.mul_output))
+    _check_words(operands.name, sum(largest), sum(largest) * abs(layer.mul_output))
     left = (a.values.astype(np.int64) + layer.offset_a) * layer.mul_a
     right = (b.values.astype(np.int64) + layer.offset_b) * layer.mul_b
     if layer.shift_a == layer.shift_b:
@@ -122,51 +122,51 @@ def _quantized_add(layer: QuantizedAdd, run: _Runner) -> None:
     else:
         total = (left >> layer.shift_a) + (right >> layer.shift_b)
     result = carry_shift(total * layer.mul_output, layer.shift_output) + layer.offset_output
-    run.write(layer.output, np.clip(result, 0, 255).astype(np.uint8), a.undefined | b.undefined, in_place=True)
+    operands.write(layer.output, np.clip(result, 0, 255).astype(np.uint8), a.undefined | b.undefined, in_place=True)
 
 
-def _global_average_pool(layer: GlobalAveragePool2d, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.channels, layer.kernel_size), F32)
+def _global_average_pool(layer: GlobalAveragePool2d, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.channels, layer.kernel_size), F32)
     total = np.add.accumulate(x.values, axis=1, dtype=F32)[:, -1]
-    run.write(layer.output, total / F32(layer.kernel_size), np.asarray(x.undefined.any(axis=1)))
+    operands.write(layer.output, total / F32(layer.kernel_size), np.asarray(x.undefined.any(axis=1)))
 
 
-def _pool_windows(layer: QuantizedMaxPool2d | AveragePool2d, run: _Runner) -> list[list[tuple[slice, slice]]]:
+def _pool_windows(layer: QuantizedMaxPool2d | AveragePool2d, operands: _Operands) -> list[list[tuple[slice, slice]]]:
     """Rows and columns of the window of every output, clipped to the map."""
     if layer.input_channels != layer.output_channels:
-        raise HardwareFault(f"{run.name}: {layer.input_channels} channels in, {layer.output_channels} out")
+        raise HardwareFault(f"{operands.name}: {layer.input_channels} channels in, {layer.output_channels} out")
 
     def spans(outputs: int, size: int, kernel: int, stride: int, pad: int) -> list[slice]:
         starts = [index * stride - pad for index in range(outputs)]
         return [slice(min(max(start, 0), size), min(max(start + kernel, 0), size)) for start in starts]
 
     itemsize = 1 if isinstance(layer, QuantizedMaxPool2d) else 4
-    run.memory.check(layer.output, layer.output_channels * layer.output_height * layer.output_width * itemsize,
-                     f"{run.name}: output")
+    operands.memory.check(layer.output, layer.output_channels * layer.output_height * layer.output_width * itemsize,
+                     f"{operands.name}: output")
     rows = spans(layer.output_height, layer.input_height, layer.kernel_height, layer.stride_height, layer.pad_height)
     columns = spans(layer.output_width, layer.input_width, layer.kernel_width, layer.stride_width, layer.pad_width)
     return [[(row, column) for column in columns] for row in rows]
 
 
-def _read_pool_input(layer: QuantizedMaxPool2d | AveragePool2d, run: _Runner, dtype: Any) -> Tensor:
-    return run.read(layer.input, (layer.input_channels, layer.input_height, layer.input_width), dtype)
+def _read_pool_input(layer: QuantizedMaxPool2d | AveragePool2d, operands: _Operands, dtype: Any) -> Tensor:
+    return operands.read(layer.input, (layer.input_channels, layer.input_height, layer.input_width), dtype)
 
 
-def _quantized_max_pool(layer: QuantizedMaxPool2d, run: _Runner) -> None:
-    x = _read_pool_input(layer, run, np.uint8)
-    spans = _pool_windows(layer, run)
+def _quantized_max_pool(layer: QuantizedMaxPool2d, operands: _Operands) -> None:
+    x = _read_pool_input(layer, operands, np.uint8)
+    spans = _pool_windows(layer, operands)
     shape = (layer.output_channels, layer.output_height, layer.output_width)
     values, undefined = np.zeros(shape, np.uint8), np.zeros(shape, np.bool_)
     for y, line in enumerate(spans):
         for column_index, (rows, columns) in enumerate(line):
             values[:, y, column_index] = x.values[:, rows, columns].max(axis=(1, 2), initial=0)
             undefined[:, y, column_index] = x.undefined[:, rows, columns].any(axis=(1, 2))
-    run.write(layer.output, values, undefined)
+    operands.write(layer.output, values, undefined)
 
 
-def _average_pool(layer: AveragePool2d, run: _Runner) -> None:
-    x = _read_pool_input(layer, run, F32)
-    spans = _pool_windows(layer, run)
+def _average_pool(layer: AveragePool2d, operands: _Operands) -> None:
+    x = _read_pool_input(layer, operands, F32)
+    spans = _pool_windows(layer, operands)
     shape = (layer.output_channels, layer.output_height, layer.output_width)
     values, undefined = np.full(shape, np.nan, F32), np.zeros(shape, np.bool_)
     for y, line in enumerate(spans):
@@ -176,26 +176,26 @@ def _average_pool(layer: AveragePool2d, run: _Runner) -> None:
                 total = np.add.accumulate(cells, axis=1, dtype=F32)[:, -1]
                 values[:, y, column_index] = total / F32(cells.shape[1])
             undefined[:, y, column_index] = x.undefined[:, rows, columns].any(axis=(1, 2))
-    run.write(layer.output, values, undefined)
+    operands.write(layer.output, values, undefined)
 
 
-def _quantize(layer: Quantize, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.count,), F32)
+def _quantize(layer: Quantize, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.count,), F32)
     scaled = ((x.values - F32(layer.bias)) * (F32(1) / F32(layer.scale))).astype(np.float64)
     if np.isnan(scaled[~x.undefined]).any():
-        raise HardwareFault(f"{run.name}: the conversion of NaN to a byte is undefined")
+        raise HardwareFault(f"{operands.name}: the conversion of NaN to a byte is undefined")
     nearest = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
-    run.write(layer.output, np.nan_to_num(np.clip(nearest, 0, 255)).astype(np.uint8), x.undefined)
+    operands.write(layer.output, np.nan_to_num(np.clip(nearest, 0, 255)).astype(np.uint8), x.undefined)
 
 
-def _dequantize(layer: Dequantize, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.count,), np.uint8)
-    run.write(layer.output, x.values.astype(F32) * F32(layer.scale) + F32(layer.bias), x.undefined)
+def _dequantize(layer: Dequantize, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.count,), np.uint8)
+    operands.write(layer.output, x.values.astype(F32) * F32(layer.scale) + F32(layer.bias), x.undefined)
 
 
-def _requantize(layer: Requantize, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.count,), np.uint8)
-    run.write(layer.output, layer.table[x.values], x.undefined, in_place=True)
+def _requantize(layer: Requantize, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.count,), np.uint8)
+    operands.write(layer.output, layer.table[x.values], x.undefined, in_place=True)
 
 
 def _spread(undefined: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
@@ -203,24 +203,24 @@ def _spread(undefined: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     return np.full(count, undefined.any())
 
 
-def _l2_normalization(layer: L2Normalization, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.channels,), F32)
+def _l2_normalization(layer: L2Normalization, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.channels,), F32)
     total = np.add.accumulate(x.values * x.values, dtype=F32)[-1]
     length = np.sqrt(np.maximum(total, LEAST_SQUARE_SUM))
-    run.write(layer.output, x.values / length, _spread(x.undefined, layer.channels))
+    operands.write(layer.output, x.values / length, _spread(x.undefined, layer.channels))
 
 
-def _softmax(layer: Softmax, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.channels,), F32)
+def _softmax(layer: Softmax, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.channels,), F32)
     exponentials = np.exp(x.values - np.maximum(x.values.max(), SOFTMAX_FLOOR))
     total = np.add.accumulate(exponentials, dtype=F32)[-1]
-    run.write(layer.output, exponentials / total, _spread(x.undefined, layer.channels), in_place=True)
+    operands.write(layer.output, exponentials / total, _spread(x.undefined, layer.channels), in_place=True)
 
 
-def _concat(layer: Concat | QuantizedConcat, run: _Runner) -> None:
-    parts = [run.read(place.address, (place.size,), np.uint8) for place in layer.ranges if place.size]
+def _concat(layer: Concat | QuantizedConcat, operands: _Operands) -> None:
+    parts = [operands.read(place.address, (place.size,), np.uint8) for place in layer.ranges if place.size]
     if parts:
-        run.write(layer.output, np.concatenate([part.values for part in parts]),
+        operands.write(layer.output, np.concatenate([part.values for part in parts]),
                   np.concatenate([part.undefined for part in parts]))
 
 
@@ -241,33 +241,33 @@ def fused_multiply_add(a: FloatArray, b: FloatArray, c: FloatArray) -> FloatArra
     return np.asarray(fixed, np.float32)
 
 
-def _fully_connected(layer: FullyConnected, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.input_channels,), F32)
+def _fully_connected(layer: FullyConnected, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.input_channels,), F32)
     total: FloatArray = np.zeros(layer.output_channels, F32)
     for index in range(layer.input_channels):
         total = fused_multiply_add(layer.weights[:, index], x.values[index], total)
     total = total + layer.bias
     if layer.act > Act.RELU6:
-        raise HardwareFault(f"{run.name}: activation {layer.act} is undefined")
+        raise HardwareFault(f"{operands.name}: activation {layer.act} is undefined")
     if layer.act != Act.LINEAR:
         total = np.maximum(total, F32(0))
     if layer.act == Act.RELU6:
         total = np.minimum(total, F32(6))
     used = np.asarray(((layer.weights != 0) & x.undefined).any(axis=1))
-    run.write(layer.output, total, used)
+    operands.write(layer.output, total, used)
 
 
-def _flatten(layer: TensorflowFlatten | QuantizedTensorflowFlatten, run: _Runner) -> None:
+def _flatten(layer: TensorflowFlatten | QuantizedTensorflowFlatten, operands: _Operands) -> None:
     dtype = F32 if isinstance(layer, TensorflowFlatten) else np.uint8
-    x = run.read(layer.input, (layer.channels, layer.height, layer.width), dtype)
-    run.write(layer.output, x.values.transpose(1, 2, 0), x.undefined.transpose(1, 2, 0))
+    x = operands.read(layer.input, (layer.channels, layer.height, layer.width), dtype)
+    operands.write(layer.output, x.values.transpose(1, 2, 0), x.undefined.transpose(1, 2, 0))
 
 
-def _resize(layer: ResizeNearestNeighbor | QuantizedResizeNearestNeighbor, run: _Runner) -> None:
+def _resize(layer: ResizeNearestNeighbor | QuantizedResizeNearestNeighbor, operands: _Operands) -> None:
     dtype: Any = F32 if isinstance(layer, ResizeNearestNeighbor) else np.uint8
-    x = run.read(layer.input, (layer.channels, layer.input_height, layer.input_width), dtype)
+    x = operands.read(layer.input, (layer.channels, layer.input_height, layer.input_width), dtype)
     size = layer.channels * layer.output_height * layer.output_width * np.dtype(dtype).itemsize
-    run.memory.check(layer.output, size, f"{run.name}: output")
+    operands.memory.check(layer.output, size, f"{operands.name}: output")
 
     def sources(outputs: int, inputs: int) -> NDArray[np.int64]:
         scale = F32(inputs) / F32(max(outputs, 1))
@@ -276,26 +276,26 @@ def _resize(layer: ResizeNearestNeighbor | QuantizedResizeNearestNeighbor, run: 
 
     rows, columns = sources(layer.output_height, layer.input_height), sources(layer.output_width, layer.input_width)
     index = np.ix_(np.arange(layer.channels), rows, columns)
-    run.write(layer.output, x.values[index], x.undefined[index])
+    operands.write(layer.output, x.values[index], x.undefined[index])
 
 
-def _channelwise_dequantize(layer: ChannelwiseDequantize, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.channels, layer.channel_size), np.uint8)
+def _channelwise_dequantize(layer: ChannelwiseDequantize, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.channels, layer.channel_size), np.uint8)
     values = x.values.astype(F32) * layer.scale[:, None] + layer.bias[:, None]
-    run.write(layer.output, values, x.undefined)
+    operands.write(layer.output, values, x.undefined)
 
 
-def _logistic(layer: Logistic, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.channels,), F32)
-    run.write(layer.output, F32(1) / (F32(1) + np.exp(-x.values)), x.undefined, in_place=True)
+def _logistic(layer: Logistic, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.channels,), F32)
+    operands.write(layer.output, F32(1) / (F32(1) + np.exp(-x.values)), x.undefined, in_place=True)
 
 
-def _remove_padding(layer: K210RemovePadding, run: _Runner) -> None:
-    x = run.read(layer.input, (layer.channels, PADDED_CELLS), np.uint8)
-    run.write(layer.output, x.values[:, 0], x.undefined[:, 0])
+def _remove_padding(layer: K210RemovePadding, operands: _Operands) -> None:
+    x = operands.read(layer.input, (layer.channels, PADDED_CELLS), np.uint8)
+    operands.write(layer.output, x.values[:, 0], x.undefined[:, 0])
 
 
-_LAYERS: Mapping[type[KModelLayer], Callable[[Any, _Runner], None]] = {
+_LAYERS: Mapping[type[KModelLayer], Callable[[Any, _Operands], None]] = {
     Add: _add,
     QuantizedAdd: _quantized_add,
     GlobalAveragePool2d: _global_average_pool,
@@ -336,7 +336,7 @@ def run_cpu_layer(layer: KModelLayer, memory: MainMemory, name: str) -> NDArray[
     """
     if type(layer) not in _LAYERS:
         raise HardwareFault(f"{name}: the runner stops at this layer type")
-    run = _Runner(memory, name)
+    operands = _Operands(memory, name)
     with np.errstate(all="ignore"):
-        _LAYERS[type(layer)](layer, run)
-    return run.written
+        _LAYERS[type(layer)](layer, operands)
+    return operands.written

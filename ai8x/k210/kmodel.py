@@ -191,7 +191,7 @@ class _File:
 
 
 class _Body:
-    """Reads forward through one body (or, for payloads, anywhere in the file)."""
+    """Reads forward through one body; the payload of a KPU layer may lie anywhere in the file."""
 
     def __init__(self, file: _File, extent: LayerExtent, index: int) -> None:
         self.file = file
@@ -274,7 +274,7 @@ def _read_layer(body: _Body, *, eight_bit: bool) -> tuple[KModelLayer, LayerExte
         return _read_unknown(body), body.extent
     except ValueError as error:
         raise body.error("E0704", f"illegal value in the body at offset {body.extent.offset:#x}: {error}",
-                         str(error), "values of spec section 3, 4.1 and 9") from error
+                         str(error), "what sections 3, 4.1 and 9 of docs/spec/k210-kmodel.md define") from error
 
 
 def _read_header(file: _File) -> tuple[int, ...]:

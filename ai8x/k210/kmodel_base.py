@@ -116,6 +116,12 @@ def frozen_array(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
     return converted
 
 
+def freeze_fields(record: Record, dtype: Any, *names: str) -> None:
+    """Replace these fields of a frozen dataclass that is being made by `frozen_array` of them."""
+    for name in names:
+        object.__setattr__(record, name, frozen_array(getattr(record, name), dtype))
+
+
 class KModelLayer(Record):
     """Base of every layer; `TYPE` is its number in the file."""
 
@@ -181,7 +187,7 @@ class UnknownLayer(KModelLayer):
     body: bytes
 
     def __post_init__(self) -> None:
-        """Make arrays read-only and check shapes."""
+        """Check the size."""
         if len(self.body) % device.K210.alignment.body:
             raise ValueError(f"body of {len(self.body)} bytes; a multiple of {device.K210.alignment.body} is needed")
 

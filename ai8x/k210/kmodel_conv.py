@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.k210 import device
-from ai8x.k210.kmodel_base import KModelLayer, LayerType, Record, frozen_array
+from ai8x.k210.kmodel_base import KModelLayer, LayerType, Record, freeze_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,8 +28,7 @@ class BatchNorm(Record):
 
     def __post_init__(self) -> None:
         """Make arrays read-only and check shapes."""
-        for name in ("mul", "shift", "add"):
-            object.__setattr__(self, name, frozen_array(getattr(self, name), np.int64))
+        freeze_fields(self, np.int64, "mul", "shift", "add")
         if not self.mul.shape == self.shift.shape == self.add.shape or self.mul.ndim != 1:
             raise ValueError(f"batch norm arrays differ: {self.mul.shape}, {self.shift.shape}, {self.add.shape}")
 
@@ -63,9 +62,8 @@ class ActivationTable(Record):
 
     def __post_init__(self) -> None:
         """Make arrays read-only and check shapes."""
-        for name in ("start", "mul", "shift"):
-            object.__setattr__(self, name, frozen_array(getattr(self, name), np.int64))
-        object.__setattr__(self, "bias", frozen_array(self.bias, np.uint8))
+        freeze_fields(self, np.int64, "start", "mul", "shift")
+        freeze_fields(self, np.uint8, "bias")
         if any(getattr(self, name).shape != (device.TABLE_SEGMENTS,) for name in ("start", "mul", "shift", "bias")):
             raise ValueError(f"an activation table has {device.TABLE_SEGMENTS} segments")
 
@@ -111,10 +109,10 @@ class K210Conv(KModelLayer):
 
     def __post_init__(self) -> None:
         """Make arrays read-only and check shapes."""
-        weights = np.asarray(self.weights)
-        if weights.dtype not in (np.uint8, np.uint16):
-            raise ValueError(f"KPU weights are uint8 or uint16, not {weights.dtype}")
-        object.__setattr__(self, "weights", frozen_array(weights, weights.dtype))
+        dtype = np.asarray(self.weights).dtype
+        if dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"KPU weights are uint8 or uint16, not {dtype}")
+        freeze_fields(self, dtype, "weights")
         if self.weights.shape != weight_shape(self.fields):
             raise ValueError(f"weights {self.weights.shape} do not fit the layer argument: {weight_shape(self.fields)}")
         if len(self.batch_norm.mul) != self.weights.shape[0]:

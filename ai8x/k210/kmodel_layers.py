@@ -24,7 +24,7 @@ from ai8x.k210.kmodel_base import (
     TailReader,
     UnknownLayer,
     f32,
-    frozen_array,
+    freeze_fields,
     i32,
     layer_type,
     layer_type_name,
@@ -65,9 +65,11 @@ __all__ = [
     "Requantize",
     "ResizeLayer",
     "ResizeNearestNeighbor",
+    "ScaledLayer",
     "Softmax",
     "TensorflowFlatten",
     "UnknownLayer",
+    "VectorLayer",
     "layer_type",
     "layer_type_name",
     "weight_shape",
@@ -152,10 +154,9 @@ class AveragePool2d(Pool2dLayer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Quantize(KModelLayer):
-    """Float to byte: ``round((x - bias) / scale)``, clamped."""
+class ScaledLayer(KModelLayer):
+    """Conversion between bytes and floats with one scale and one bias."""
 
-    TYPE: ClassVar[LayerType] = LayerType.QUANTIZE
     input: int = u32()
     output: int = u32()
     count: int = u32()
@@ -164,15 +165,17 @@ class Quantize(KModelLayer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Dequantize(KModelLayer):
+class Quantize(ScaledLayer):
+    """Float to byte: ``round((x - bias) / scale)``, clamped."""
+
+    TYPE: ClassVar[LayerType] = LayerType.QUANTIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dequantize(ScaledLayer):
     """Byte to float: ``q * scale + bias``."""
 
     TYPE: ClassVar[LayerType] = LayerType.DEQUANTIZE
-    input: int = u32()
-    output: int = u32()
-    count: int = u32()
-    scale: float = f32()
-    bias: float = f32()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -187,7 +190,7 @@ class Requantize(KModelLayer):
 
     def __post_init__(self) -> None:
         """Make arrays read-only and check shapes."""
-        object.__setattr__(self, "table", frozen_array(self.table, np.uint8))
+        freeze_fields(self, np.uint8, "table")
         if self.table.shape != (256,):
             raise ValueError(f"a requantize table has 256 entries, not {self.table.shape}")
 
@@ -202,23 +205,26 @@ class Requantize(KModelLayer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class L2Normalization(KModelLayer):
-    """Float vector divided by its length."""
+class VectorLayer(KModelLayer):
+    """A layer that gives one element for each channel."""
 
-    TYPE: ClassVar[LayerType] = LayerType.L2_NORMALIZATION
     input: int = u32()
     output: int = u32()
     channels: int = u32()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Softmax(KModelLayer):
+class L2Normalization(VectorLayer):
+    """Float vector divided by its length."""
+
+    TYPE: ClassVar[LayerType] = LayerType.L2_NORMALIZATION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Softmax(VectorLayer):
     """Float softmax over one vector."""
 
     TYPE: ClassVar[LayerType] = LayerType.SOFTMAX
-    input: int = u32()
-    output: int = u32()
-    channels: int = u32()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -270,8 +276,7 @@ class FullyConnected(KModelLayer):
 
     def __post_init__(self) -> None:
         """Make arrays read-only and check shapes."""
-        object.__setattr__(self, "weights", frozen_array(self.weights, np.float32))
-        object.__setattr__(self, "bias", frozen_array(self.bias, np.float32))
+        freeze_fields(self, np.float32, "weights", "bias")
         expected = (self.output_channels, self.input_channels)
         if self.weights.shape != expected or self.bias.shape != expected[:1]:
             raise ValueError(f"weights {self.weights.shape} and bias {self.bias.shape} do not fit "
@@ -356,8 +361,7 @@ class ChannelwiseDequantize(KModelLayer):
 
     def __post_init__(self) -> None:
         """Make arrays read-only and check shapes."""
-        object.__setattr__(self, "scale", frozen_array(self.scale, np.float32))
-        object.__setattr__(self, "bias", frozen_array(self.bias, np.float32))
+        freeze_fields(self, np.float32, "scale", "bias")
         if self.scale.shape != (self.channels,) or self.bias.shape != (self.channels,):
             raise ValueError(f"scale {self.scale.shape} and bias {self.bias.shape} do not fit {self.channels} channels")
 
@@ -374,13 +378,10 @@ class ChannelwiseDequantize(KModelLayer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Logistic(KModelLayer):
+class Logistic(VectorLayer):
     """Float sigmoid of `channels` elements."""
 
     TYPE: ClassVar[LayerType] = LayerType.LOGISTIC
-    input: int = u32()
-    output: int = u32()
-    channels: int = u32()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -394,13 +395,10 @@ class K210AddPadding(KModelLayer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class K210RemovePadding(KModelLayer):
+class K210RemovePadding(VectorLayer):
     """Takes cell (0, 0) of dense 4x4 maps in the main buffer."""
 
     TYPE: ClassVar[LayerType] = LayerType.K210_REMOVE_PADDING
-    input: int = u32()
-    output: int = u32()
-    channels: int = u32()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -25,11 +25,12 @@ from ai8x.k210.kmodel_layers import MemoryRange
 from ai8x.k210.lint import lint_kmodel
 from ai8x.k210.lower import LoweringError, adjacent_groups, group_name, plan_kpu_memory, plan_main_memory
 from ai8x.k210.quantize_calibration import CalibrationOptions, TensorQuantization, calibrated
-from ai8x.k210.quantize_lower import LoweringOptions, Probe, legalize_float
+from ai8x.k210.quantize_lower import legalize_float
 from ai8x.k210.quantize_model import MODEL_INPUT, FloatModel, prepared
 from ai8x.k210.quantize_parameters import QuantizedParameters
 from ai8x.k210.quantize_reference import run_float_model
 from ai8x.k210.quantize_steps import encode_quantized
+from ai8x.k210.quantize_walk import LoweringOptions, Probe
 from ai8x.k210.steps import ConvStep, KpuMap, LoweredSteps, Step
 from ai8x.memory import MemoryPlan
 
@@ -114,7 +115,7 @@ def quantize_model(model: FloatModel, images: NDArray[np.uint8], *,
         lowering: other choices.
 
     Raises:
-        UserError: E0751 unsuitable images, E0752 a layer has no form, E0753 to E0755 a memory is too small.
+        UserError: E0771 unsuitable images, E0772 a layer has no form, E0773 to E0775 a memory is too small.
         LoweringError: the result breaks a rule of the chip (a defect).
     """
     _check_images(model, images)
@@ -145,12 +146,12 @@ def _check_images(model: FloatModel, images: NDArray[np.uint8]) -> None:
     """Images of the model's shape whose bytes contain the number 0, which borders are made of."""
     expected = model.input_shape.as_tuple()
     if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8 or not len(images):
-        raise user_error("E0751", f"'{model.name}' is calibrated with images of {model.input_shape}",
+        raise user_error("E0771", f"'{model.name}' is calibrated with images of {model.input_shape}",
                          found=f"{images.dtype} {images.shape}", allowed=f"uint8 (N, {', '.join(map(str, expected))})",
                          help="give at least one image as the camera delivers it")
     zero = -model.input_offset / model.input_scale
     if not -0.5 <= zero <= 255.5:
-        raise user_error("E0751", "the number 0 is not among the numbers of an image, but borders are made of it",
+        raise user_error("E0771", "the number 0 is not among the numbers of an image, but borders are made of it",
                          found=f"byte {zero:.1f} would be 0", allowed="a byte of 0 to 255",
                          help="choose input_scale and input_offset so that some byte means 0")
 
@@ -179,12 +180,12 @@ def _check_plans(model: FloatModel, lowered: LoweredSteps, kpu: MemoryPlan, main
     """Refuse plans that exceed their memory.
 
     Raises:
-        UserError: E0753 KPU RAM, E0754 main memory, with what is alive at the fullest step.
+        UserError: E0773 KPU RAM, E0774 main memory, with what is alive at the fullest step.
     """
     names = tensor_names(lowered.steps, lowered.input_map)
     found = Diagnostics()
-    for plan, code, memory, unit in ((kpu, "E0753", "KPU RAM", "lines of 64 bytes"),
-                                     (main, "E0754", "main memory", "bytes")):
+    for plan, code, memory, unit in ((kpu, "E0773", "KPU RAM", "lines of 64 bytes"),
+                                     (main, "E0774", "main memory", "bytes")):
         if not plan.fits:
             step = fullest_step(plan)
             served = lowered.steps[step].layer if 0 <= step < len(lowered.steps) else 0
@@ -200,7 +201,7 @@ def _check_budget(model: FloatModel, file_bytes: int, main_bytes: int) -> None:
     """Refuse a file that does not fit general RAM together with its main buffer.
 
     Raises:
-        UserError: E0755, with the layer whose weights take most.
+        UserError: E0775, with the layer whose weights take most.
     """
     capacity = K210.memory.general_bytes
     if file_bytes + main_bytes <= capacity:
@@ -210,7 +211,7 @@ def _check_budget(model: FloatModel, file_bytes: int, main_bytes: int) -> None:
     budgets = "; ".join(f"{runtime} {available}" for runtime, (_, available) in
                         memory_budgets(file_bytes, main_bytes).items())
     raise UserError(Diagnostic(
-        code="E0755", message=f"k210: '{model.name}' does not fit the general RAM", layer=model.layers[index].name,
+        code="E0775", message=f"k210: '{model.name}' does not fit the general RAM", layer=model.layers[index].name,
         layer_index=index, found=f"{file_bytes} bytes of kmodel and {main_bytes} bytes of main buffer",
         allowed=f"{capacity} bytes in all; practical budgets: {budgets}",
         help=f"give '{model.layers[index].name}', which has {sizes[index]} weights, fewer channels"))
@@ -260,7 +261,7 @@ def compare(quantized: QuantizedModel, images: NDArray[np.uint8]) -> Fidelity:
         images: uint8 (N, C, H, W).
 
     Raises:
-        UserError: E0751, unsuitable images.
+        UserError: E0771, unsuitable images.
     """
     model = quantized.model
     _check_images(model, images)

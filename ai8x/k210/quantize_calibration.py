@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ai8x.errors import Diagnostic, UserError
 from ai8x.k210.quantize_model import MODEL_INPUT, FloatModel, FloatOp
 from ai8x.k210.quantize_reference import run_float_model
 
@@ -131,8 +132,17 @@ def calibrated(model: FloatModel, images: NDArray[np.uint8],
         model: prepared (`quantize_model.prepared`).
         images: uint8 (N, C, H, W).
         options: how.
+
+    Raises:
+        UserError: E0777, a result is no finite number.
     """
     statistics = collect_statistics(model, images)
+    for index, item in enumerate(statistics):
+        if not np.isfinite([item.low, item.high]).all():
+            raise UserError(Diagnostic(
+                code="E0777", message="the float network gives values that are not finite numbers",
+                layer=model.layers[index].name, layer_index=index, found=f"{item.low} to {item.high}",
+                allowed="finite numbers", help="check the weights, and input_scale and input_offset of the images"))
     return quantize_tensors(model, [find_range(item, options) for item in statistics])
 
 
@@ -156,7 +166,7 @@ def collect_statistics(model: FloatModel, images: NDArray[np.uint8]) -> tuple[St
     for batch in _batches(images):
         for index, values in enumerate(run_float_model(model, batch)):
             span = (float(lows[index].min()), float(highs[index].max()))
-            if span[1] > span[0]:
+            if -np.inf < span[0] < span[1] < np.inf:
                 histograms[index] += np.histogram(values, BINS, span)[0]
     return tuple(Statistics(low=float(low.min()), high=float(high.max()), mean_low=float(low.mean()),
                             mean_high=float(high.mean()), histogram=histogram)

@@ -1,114 +1,36 @@
-"""Quantised float network -> steps: which KPU and CPU layers run it.
+"""Quantised float network -> steps: which KPU and CPU layers run each kind of layer.
 
-Walks the layers in order and keeps for every result where it exists: as bytes (in KPU maps or main memory) and as
-floats (in main memory). `quantize_conv.py` holds the forms of convolutions and poolings. Start at `legalize_float`.
+`quantize_conv.py` holds the forms of convolutions and poolings, `quantize_walk.py` the results so far. Start at
+`legalize_float`.
 
-Source: spec/k210-kmodel.md sections 9, 13.2, 14 and 17.1.
+Source: spec/k210-kmodel.md sections 9, 13.2, 14 and 17.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ai8x.errors import Diagnostic, UserError
-from ai8x.k210.activation import LINEAR, ActivationKind, Falling
+from ai8x.k210.activation import LINEAR, ActivationKind
 from ai8x.k210.device import K210
 from ai8x.k210.frames import KERNEL_TAPS
 from ai8x.k210.kmodel_layers import AveragePool2d, Softmax
-from ai8x.k210.legalize import network_input
-from ai8x.k210.parameters import ZERO_POINT, NotExact
+from ai8x.k210.parameters import ZERO_POINT
 from ai8x.k210.quantize_calibration import TensorQuantization
-from ai8x.k210.quantize_conv import (
-    ConvGeometry,
-    averaging_weights,
-    convolved,
-    max_pooled,
-    maximum,
-    picked,
-)
-from ai8x.k210.quantize_model import MODEL_INPUT, FloatLayer, FloatModel, FloatOp, Pair
+from ai8x.k210.quantize_conv import ConvGeometry, averaging_weights, convolved, max_pooled, maximum
+from ai8x.k210.quantize_model import FloatLayer, FloatModel, FloatOp
 from ai8x.k210.quantize_parameters import QuantizedWeights, RealConv, quantized_weights
-from ai8x.k210.quantize_steps import FloatStep, QuantizedBuilder
-from ai8x.k210.steps import ConvStep, CpuOp, CpuStep, LoweredSteps, MainBuffer, Window
+from ai8x.k210.quantize_steps import FloatStep
+from ai8x.k210.quantize_walk import FloatLowering, Handler, LoweringOptions, NoForm, Value, Walk
+from ai8x.k210.steps import CpuOp, CpuStep
 from ai8x.k210.tensors import Tensor
-from ai8x.network.ir import NETWORK_INPUT, Layer, Op, PoolSpec, TensorShape
+from ai8x.network.ir import TensorShape
 
 _FLOAT_ACTIVATIONS = (ActivationKind.LINEAR, ActivationKind.RELU)
 """What a float dense layer of the runner can end in."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoweringOptions:
-    """Choices that do not change what is computed, only how well and where.
-
-    Args:
-        float_dense_bytes: dense layers whose float weights take at most so many bytes run in float32 on the CPU (more
-            exact); larger ones on the KPU with bytes.
-        falling: falling parts of activations (hard-swish, SiLU).
-        float_outputs: outputs are float32; otherwise bytes where the layer makes bytes.
-    """
-
-    float_dense_bytes: int = 64 * 1024
-    falling: Falling = Falling.STEPS
-    float_outputs: bool = True
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Value:
-    """A result under construction.
-
-    Args:
-        shape: of the result.
-        quantization: what its bytes mean.
-        tensors: its bytes; several are concatenated along the channels.
-        pick: rows and columns of the tensors of which only every pick-th belongs to the result.
-        floats: the result as float32 in main memory.
-    """
-
-    shape: TensorShape
-    quantization: TensorQuantization
-    tensors: tuple[Tensor, ...] = ()
-    pick: Pair = (1, 1)
-    floats: MainBuffer | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """Where a layer's result can be seen after a run.
-
-    Args:
-        layer: index of the float layer.
-        quantization: what the bytes mean; None for floats.
-        steps: the steps whose results, concatenated along the channels, hold it.
-        window: cells of the maps that hold it; None for a dense main-memory tensor.
-        pick: as in `Value`.
-    """
-
-    layer: int
-    quantization: TensorQuantization | None
-    steps: tuple[int, ...]
-    window: Window | None = None
-    pick: Pair = (1, 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FloatLowering:
-    """A quantised network as steps.
-
-    Args:
-        lowered: steps, input map and outputs.
-        probes: for every layer whose result can be seen.
-        outputs: what the bytes of every output mean; None for floats.
-    """
-
-    lowered: LoweredSteps
-    probes: tuple[Probe, ...]
-    outputs: tuple[TensorQuantization | None, ...]
 
 
 def legalize_float(model: FloatModel, quantizations: Mapping[int, TensorQuantization],
@@ -121,209 +43,25 @@ def legalize_float(model: FloatModel, quantizations: Mapping[int, TensorQuantiza
         options: choices.
 
     Raises:
-        UserError: E0752, the KPU has no form of a layer.
+        UserError: E0772, the KPU has no form of a layer.
     """
-    return _Walk(model, quantizations, options).run()
+    return Walk(model, quantizations, options).run(_HANDLERS)
 
 
-@dataclass(slots=True, eq=False)
-class _Walk:
-    """Lowers one model."""
-
-    model: FloatModel
-    quantizations: Mapping[int, TensorQuantization]
-    options: LoweringOptions
-    builder: QuantizedBuilder = field(default_factory=QuantizedBuilder)
-    values: dict[int, Value] = field(default_factory=dict)
-    probes: list[Probe] = field(default_factory=list)
-
-    def run(self) -> FloatLowering:
-        """Every layer, then the outputs."""
-        shape = self.model.input_shape
-        input_map, tensor = network_input(shape)
-        self.builder.input_map = input_map
-        self.values[MODEL_INPUT] = Value(shape=shape, quantization=self.quantizations[MODEL_INPUT],
-                                         tensors=(tensor.reshaped(shape),))
-        for index, layer in enumerate(self.model.layers):
-            if index not in self.values:  # otherwise fused into its source
-                with _naming(layer, index):
-                    self.values[index] = _HANDLERS[layer.op](self, index, layer)
-            self._probe(index)
-        outputs, meanings = [], []
-        for index in self.model.outputs:
-            with _naming(self.model.layers[index], index):
-                buffer, meaning = self._output(index)
-            outputs.append(buffer)
-            meanings.append(meaning)
-        self.builder.end_in_main_memory()
-        lowered = LoweredSteps(steps=tuple(self.builder.steps), input_map=input_map, results=(),
-                               outputs=tuple(outputs))
-        return FloatLowering(lowered=lowered, probes=tuple(self.probes), outputs=tuple(meanings))
-
-    # ------------------------------------------------------------------------------------------ places of results
-
-    def carrier(self, index: int) -> Layer:
-        """Name and number of a layer, in the form that steps take."""
-        shape = self.model.shape_of(index)
-        return Layer(name=self.model.layers[index].name, index=index, op=Op.PASSTHROUGH, inputs=(NETWORK_INPUT,),
-                     operand_shape=shape, out_shape=shape)
-
-    def tensors(self, source: int, index: int) -> tuple[Tensor, ...]:
-        """Bytes of a result, for a layer that reads it."""
-        value = self.values[source]
-        if not value.tensors:
-            value.tensors = (self._quantized(value, index),)
-        if value.pick != (1, 1):
-            value.tensors = tuple(picked(self.builder, self.carrier(index), t, value.pick) for t in value.tensors)
-            value.pick = (1, 1)
-        return value.tensors
-
-    def tensor(self, source: int, index: int) -> Tensor:
-        """Bytes of a result as one tensor."""
-        parts = self.tensors(source, index)
-        if len(parts) > 1:
-            main = self.builder.concatenated(parts, self.carrier(index))
-            parts = (Tensor(shape=self.values[source].shape, main=main),)
-            self.values[source].tensors = parts
-        return parts[0]
-
-    def floats(self, source: int, index: int) -> MainBuffer:
-        """A result as floats, for a layer that reads it."""
-        value = self.values[source]
-        if value.floats is None:
-            carrier = self.carrier(index)
-            main = self.builder.main_of(self.tensor(source, index), carrier)
-            value.floats = self.builder.new_buffer(value.shape.numel, is_float=True)
-            self.builder.append(CpuStep(
-                name=f"{carrier.name}: dequantize", layer=index, op=CpuOp.DEQUANTIZE, source=main, target=value.floats,
-                scale=_float32(value.quantization.scale), offset=_float32(value.quantization.offset)))
-        return value.floats
-
-    def _quantized(self, value: Value, index: int) -> Tensor:
-        assert value.floats is not None
-        target = self.builder.new_buffer(value.shape.numel)
-        self.builder.append(CpuStep(
-            name=f"{self.model.layers[index].name}: quantize", layer=index, op=CpuOp.QUANTIZE, source=value.floats,
-            target=target, scale=_float32(value.quantization.scale), offset=_float32(value.quantization.offset)))
-        return Tensor(shape=value.shape, main=target)
-
-    def float_value(self, index: int, floats: MainBuffer) -> Value:
-        """A result that exists as floats only."""
-        return Value(shape=self.model.shapes[index], quantization=self.quantizations[index], floats=floats)
-
-    def byte_value(self, index: int, *tensors: Tensor) -> Value:
-        """A result that exists as bytes."""
-        return Value(shape=self.model.shapes[index], quantization=self.quantizations[index], tensors=tensors)
-
-    def _output(self, index: int) -> tuple[MainBuffer, TensorQuantization | None]:
-        value = self.values[index]
-        if self.options.float_outputs or not value.tensors:
-            return self.floats(index, index), None
-        return self.builder.main_of(self.tensor(index, index), self.carrier(index)), value.quantization
-
-    # ------------------------------------------------------------------------------------------ probes
-
-    def _probe(self, index: int) -> None:
-        """Remember where a computed result can be seen."""
-        value = self.values[index]
-        if self.model.layers[index].op in _MOVING:
-            return
-        if value.floats is not None and not value.tensors:
-            step = self.builder.made_by(value.floats.name)
-            assert step is not None
-            self.probes.append(Probe(layer=index, quantization=None, steps=(step,)))
-        elif len(value.tensors) == 1 and (probe := self._byte_probe(index, value)):
-            self.probes.append(probe)
-
-    def _byte_probe(self, index: int, value: Value) -> Probe | None:
-        (tensor,) = value.tensors
-        if tensor.frames:
-            frame = tensor.frames[0]
-            steps = [self.builder.made_by(part.name) for part in frame.view.parts]
-            if all(step is not None and isinstance(self.builder.steps[step], ConvStep) for step in steps):
-                return Probe(layer=index, quantization=value.quantization, window=frame.window, pick=value.pick,
-                             steps=tuple(step for step in steps if step is not None))
-        if tensor.main is not None and (step := self.builder.made_by(tensor.main.name)) is not None:
-            return Probe(layer=index, quantization=value.quantization, steps=(step,), pick=value.pick)
-        return None
-
-    # ------------------------------------------------------------------------------------------ convolutions
-
-    def convolve(self, index: int, source: int, real: RealConv, geometry: ConvGeometry) -> Value:
-        """A convolution; a pooling that could be fused becomes the value of its layer."""
-        value = self.values[source]
-        carrier = self.carrier(index)
-        pooling = self._following_pool(index)
-        if value.pick != (1, 1) and value.tensors and geometry.is_pointwise:
-            done = convolved(self.builder, carrier, value.tensors, real, replace(geometry, stride=value.pick))
-        else:
-            pool = pooling[1] if pooling else PoolSpec()
-            done = convolved(self.builder, carrier, self.tensors(source, index), real, replace(geometry, pool=pool))
-        result = replace(self.byte_value(index, done.tensor), pick=done.pick)
-        if pooling and not done.pool.is_identity:
-            self.values[pooling[0]] = self.byte_value(pooling[0], done.tensor)
-            result.tensors = ()
-        return result
-
-    def _following_pool(self, index: int) -> tuple[int, PoolSpec] | None:
-        """The pooling by maximum that alone reads a result."""
-        readers = self.model.consumers(index)
-        if len(readers) != 1 or index in self.model.outputs:
-            return None
-        layer = self.model.layers[readers[0]]
-        if layer.op is not FloatOp.MAX_POOL2D or any(layer.padding):
-            return None
-        return readers[0], maximum(layer.kernel, layer.stride)
-
-    def real_conv(self, index: int, source: int, weights: QuantizedWeights) -> RealConv:
-        """A layer's numbers with these weights."""
-        layer = self.model.layers[index]
-        bias = np.zeros(len(weights.values)) if layer.bias is None else layer.bias
-        return RealConv(weights=weights, bias=bias, source=self.quantizations[source],
-                        target=self.quantizations[index], function=layer.activation, falling=self.options.falling)
-
-
-@contextmanager
-def _naming(layer: FloatLayer, index: int) -> Iterator[None]:
-    """Refusals get the layer's name."""
-    try:
-        yield
-    except (NotExact, NoForm) as error:
-        raise UserError(Diagnostic(
-            code="E0752", message=f"k210: {error}", layer=layer.name, layer_index=index, found=layer.op.value,
-            help="replace the layer by ones the KPU has (3x3 and 1x1 convolutions, maxima, means up to 3x3)"
-        )) from error
-
-
-def _float32(value: float) -> float:
-    """As a file stores it."""
-    return float(np.float32(value))
-
-
-class NoForm(ValueError):
-    """The chip has no form of a layer; the message says why."""
-
-
-_MOVING = frozenset({FloatOp.FLATTEN, FloatOp.RESHAPE, FloatOp.CONCAT, FloatOp.ZERO_PAD2D, FloatOp.DEQUANT})
-"""Layers that compute nothing."""
-
-
-# ------------------------------------------------------------------------------------------------ handlers
-
-def _conv(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _conv(walk: Walk, index: int, layer: FloatLayer) -> Value:
     assert layer.weights is not None
     geometry = ConvGeometry(kernel=layer.window, stride=layer.stride, padding=layer.padding, groups=layer.groups)
     (source,) = layer.inputs
     return walk.convolve(index, source, walk.real_conv(index, source, quantized_weights(layer.weights)), geometry)
 
 
-def _activation(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _activation(walk: Walk, index: int, layer: FloatLayer) -> Value:
     (source,) = layer.inputs
     eye = quantized_weights(np.eye(walk.model.shapes[index].channels)[:, :, None, None])
     return walk.convolve(index, source, walk.real_conv(index, source, eye), ConvGeometry())
 
 
-def _dense(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _dense(walk: Walk, index: int, layer: FloatLayer) -> Value:
     """In float32 on the CPU where the weights are few or the inputs too many, else on the KPU."""
     assert layer.weights is not None
     (source,) = layer.inputs
@@ -341,7 +79,7 @@ def _dense(walk: _Walk, index: int, layer: FloatLayer) -> Value:
     return walk.byte_value(index, done.tensor)
 
 
-def _float_dense(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _float_dense(walk: Walk, index: int, layer: FloatLayer) -> Value:
     assert layer.weights is not None
     source = walk.floats(layer.inputs[0], index)
     target = walk.builder.new_buffer(len(layer.weights), is_float=True)
@@ -351,20 +89,20 @@ def _float_dense(walk: _Walk, index: int, layer: FloatLayer) -> Value:
     return walk.float_value(index, target)
 
 
-def _max_pool(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _max_pool(walk: Walk, index: int, layer: FloatLayer) -> Value:
     tensor = walk.tensor(layer.inputs[0], index)
     return walk.byte_value(index, max_pooled(walk.builder, walk.carrier(index), tensor,
                                              maximum(layer.kernel, layer.stride), layer.padding))
 
 
-def _global_max(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _global_max(walk: Walk, index: int, layer: FloatLayer) -> Value:
     tensor = walk.tensor(layer.inputs[0], index)
     whole = (tensor.shape.height, tensor.shape.width)
     return walk.byte_value(index, max_pooled(walk.builder, walk.carrier(index), tensor, maximum(whole, whole),
                                              (0, 0, 0, 0)))
 
 
-def _average_pool(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _average_pool(walk: Walk, index: int, layer: FloatLayer) -> Value:
     """Small windows are convolutions; others run in float32."""
     if max(layer.kernel) > KERNEL_TAPS:
         return _float_average(walk, index, layer)
@@ -377,7 +115,7 @@ def _average_pool(walk: _Walk, index: int, layer: FloatLayer) -> Value:
         kernel=layer.kernel, stride=layer.stride, padding=layer.padding, groups=1 if dense else channels))
 
 
-def _float_average(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _float_average(walk: Walk, index: int, layer: FloatLayer) -> Value:
     if any(layer.padding):
         raise NoForm(f"a mean over {layer.kernel[0]}x{layer.kernel[1]} cells with zeros around the map")
     source = walk.floats(layer.inputs[0], index)
@@ -395,7 +133,7 @@ def _float_average(walk: _Walk, index: int, layer: FloatLayer) -> Value:
         FloatStep(name=layer.name, layer=index, source=source, target=target, body=body)))
 
 
-def _global_average(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _global_average(walk: Walk, index: int, layer: FloatLayer) -> Value:
     source = walk.floats(layer.inputs[0], index)
     target = walk.builder.new_buffer(walk.model.shapes[index].channels, is_float=True)
     walk.builder.append(CpuStep(name=layer.name, layer=index, op=CpuOp.GLOBAL_AVERAGE_POOL2D, source=source,
@@ -403,7 +141,7 @@ def _global_average(walk: _Walk, index: int, layer: FloatLayer) -> Value:
     return walk.float_value(index, target)
 
 
-def _softmax(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _softmax(walk: Walk, index: int, layer: FloatLayer) -> Value:
     source = walk.floats(layer.inputs[0], index)
     shape = walk.model.shapes[index]
 
@@ -415,11 +153,11 @@ def _softmax(walk: _Walk, index: int, layer: FloatLayer) -> Value:
         FloatStep(name=layer.name, layer=index, source=source, target=target, body=body)))
 
 
-def _dequant(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _dequant(walk: Walk, index: int, layer: FloatLayer) -> Value:
     return walk.float_value(index, walk.floats(layer.inputs[0], index))
 
 
-def _add(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _add(walk: Walk, index: int, layer: FloatLayer) -> Value:
     """Operands side by side, a 1x1 convolution with the ratios of their scales as weights."""
     quantizations = [walk.quantizations[i] for i in layer.inputs]
     channels = walk.model.shapes[index].channels
@@ -455,7 +193,7 @@ def _nearest(value: float) -> int:
     return int(np.floor(value + 0.5))
 
 
-def _concat(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _concat(walk: Walk, index: int, layer: FloatLayer) -> Value:
     target = walk.quantizations[index]
     parts: list[Tensor] = []
     for source in layer.inputs:
@@ -466,7 +204,7 @@ def _concat(walk: _Walk, index: int, layer: FloatLayer) -> Value:
     return walk.byte_value(index, *parts)
 
 
-def _requantized(walk: _Walk, index: int, tensor: Tensor, given: TensorQuantization) -> Tensor:
+def _requantized(walk: Walk, index: int, tensor: Tensor, given: TensorQuantization) -> Tensor:
     """The same numbers as bytes of another meaning, through a table."""
     target = walk.quantizations[index]
 
@@ -476,14 +214,14 @@ def _requantized(walk: _Walk, index: int, tensor: Tensor, given: TensorQuantizat
     return walk.builder.mapped(tensor, walk.carrier(index), stored)
 
 
-def _reshape(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _reshape(walk: Walk, index: int, layer: FloatLayer) -> Value:
     source = walk.values[layer.inputs[0]]
     if not source.tensors and source.floats is not None:
         return walk.float_value(index, source.floats)
     return walk.byte_value(index, walk.tensor(layer.inputs[0], index).reshaped(walk.model.shapes[index]))
 
 
-def _zero_pad(walk: _Walk, index: int, layer: FloatLayer) -> Value:
+def _zero_pad(walk: Walk, index: int, layer: FloatLayer) -> Value:
     tensors = walk.tensors(layer.inputs[0], index)
     shape = walk.model.shapes[index]
     walk.builder.border = walk.quantizations[layer.inputs[0]].zero_point
@@ -492,7 +230,7 @@ def _zero_pad(walk: _Walk, index: int, layer: FloatLayer) -> Value:
     return walk.byte_value(index, Tensor(shape=shape, main=main))
 
 
-_HANDLERS: Mapping[FloatOp, Callable[[_Walk, int, FloatLayer], Value]] = {
+_HANDLERS: Mapping[FloatOp, Handler] = {
     FloatOp.CONV2D: _conv, FloatOp.DENSE: _dense, FloatOp.MAX_POOL2D: _max_pool,
     FloatOp.AVERAGE_POOL2D: _average_pool, FloatOp.GLOBAL_MAX_POOL2D: _global_max,
     FloatOp.GLOBAL_AVERAGE_POOL2D: _global_average, FloatOp.ADD: _add, FloatOp.CONCAT: _concat,

@@ -4,7 +4,7 @@ Owns the layer list, its shapes and the rewrites that bring it to what the KPU r
 activations and zero borders merged into convolutions, layers without use dropped. Knows nothing of torch and of
 bytes. Start at `FloatModel`, `FloatLayer` and `prepared`.
 
-Source: spec/k210-kmodel.md sections 13.2, 14 and 17.1.
+Source: spec/k210-kmodel.md sections 13.2, 14 and 17.
 """
 
 from __future__ import annotations
@@ -109,6 +109,13 @@ class FloatLayer:
         return self.kernel
 
     @property
+    def arrays(self) -> tuple[NDArray[np.float64], ...]:
+        """All parameters."""
+        norm = self.batch_norm
+        found = (self.weights, self.bias, *((norm.factor, norm.offset) if norm else ()))
+        return tuple(array for array in found if array is not None)
+
+    @property
     def is_depthwise(self) -> bool:
         """A convolution of every channel by itself."""
         return (self.op is FloatOp.CONV2D and self.weights is not None and self.groups > 1
@@ -128,7 +135,7 @@ class FloatModel:
         shapes: of the layers' results; computed.
 
     Raises:
-        UserError: E0750, a layer does not fit its input.
+        UserError: E0770, a layer does not fit its input or has parameters that are no numbers.
     """
 
     name: str
@@ -141,7 +148,7 @@ class FloatModel:
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise UserError(Diagnostic(code="E0750", message=f"'{self.name}' has no layer", allowed="at least one",
+            raise UserError(Diagnostic(code="E0770", message=f"'{self.name}' has no layer", allowed="at least one",
                                        help="describe the layers of the model"))
         if not self.input_scale > 0:
             raise ValueError(f"input scale {self.input_scale}")
@@ -172,7 +179,7 @@ def _shapes(model: FloatModel) -> tuple[TensorShape, ...]:
     """Shapes of all results.
 
     Raises:
-        UserError: E0750.
+        UserError: E0770.
     """
     found = Diagnostics()
     shapes: list[TensorShape] = []
@@ -180,15 +187,17 @@ def _shapes(model: FloatModel) -> tuple[TensorShape, ...]:
         try:
             if not layer.inputs or any(not MODEL_INPUT <= i < index for i in layer.inputs):
                 raise ValueError(f"it reads layers {layer.inputs}")
+            if not all(np.isfinite(array).all() for array in layer.arrays):
+                raise ValueError("its parameters are not all finite numbers")
             operands = [model.input_shape if i == MODEL_INPUT else shapes[i] for i in layer.inputs]
             shapes.append(_SHAPES[layer.op](layer, operands))
         except ValueError as error:
-            found.add(Diagnostic(code="E0750", message=f"{layer.op.value}: {error}", layer=layer.name,
+            found.add(Diagnostic(code="E0770", message=f"{layer.op.value}: {error}", layer=layer.name,
                                  layer_index=index, allowed="layers whose sizes follow from one another",
                                  help="correct the sizes of the layer"))
             break
     if any(not 0 <= index < len(model.layers) for index in model.outputs):
-        found.add(Diagnostic(code="E0750", message=f"outputs {model.outputs} of {len(model.layers)} layers",
+        found.add(Diagnostic(code="E0770", message=f"outputs {model.outputs} of {len(model.layers)} layers",
                              help="name layers of the model"))
     found.raise_if_errors()
     return tuple(shapes)

@@ -8,7 +8,7 @@ Knows neither layers nor registers. Start at `Region` and `plan_blocks`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +102,19 @@ def memory_bound(blocks: Blocks) -> int:
             totals[instance] = totals.get(instance, 0) + size
         bound = max(bound, max(totals.values(), default=0))
     return bound
+
+
+def given_collisions(blocks: Blocks, bases: Sequence[int]) -> int:
+    """Words that blocks with given offsets share while both are needed; a plan cannot mend that."""
+    given = tuple(region for region in blocks.regions if blocks.fixed[region.block] is not None)
+    if not given:
+        return 0
+    below = sum(max(0, -bases[region.block] - region.start) for region in given)
+    return below + sum(
+        min(bases[one.block] + one.end, bases[other.block] + other.end)
+        - max(bases[one.block] + one.start, bases[other.block] + other.start)
+        for one, other in overlapping_regions(replace(blocks, regions=given), bases)
+    )
 
 
 def overlapping_regions(blocks: Blocks, bases: Sequence[int]) -> tuple[tuple[Region, Region], ...]:

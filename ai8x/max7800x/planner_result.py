@@ -84,6 +84,14 @@ class PlannedNetwork:
         """Indices in `network` of the layers that the file does not have."""
         return tuple(index for index, number in enumerate(self.file_index) if number is None)
 
+    @property
+    def served_layers(self) -> tuple[int, ...]:
+        """By layer of `network`, its number in the file; for a helper that of the layer behind it, which reads it."""
+        served: list[int] = []
+        for number in reversed(self.file_index):
+            served.append(served[-1] if number is None else number)
+        return tuple(reversed(served))
+
     def planned_index(self, file_layer: int) -> int:
         """Where a layer of the file stands in `network`.
 

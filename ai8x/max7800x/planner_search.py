@@ -9,8 +9,8 @@ Source: spec/max78000-cnn.md sections 3.4, 3.7, 6.2 and 8.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from ai8x.max7800x.placement import (
     set_bits,
 )
 from ai8x.max7800x.planner_layout import tensor_of
-from ai8x.max7800x.planner_memory import BlockPlan, Blocks, Region, plan_blocks
+from ai8x.max7800x.planner_memory import BlockPlan, Blocks, Region, given_collisions, plan_blocks
 from ai8x.max7800x.planner_problem import (
     Maps,
     Problem,
@@ -56,6 +56,8 @@ class Score:
         cycles: of one inference.
         memory: share of the fullest weight memory plus share of the fullest data memory, in words times words.
         quadrants: powered.
+        reach: highest processors of all tensors, added up; breaks ties, and leads to fewer quadrants step by step.
+        imbalance: squares of the words in all weight memories, added up; leads to less memory step by step.
     """
 
     impossible: int
@@ -63,6 +65,18 @@ class Score:
     cycles: int
     memory: int
     quadrants: int
+    reach: int
+    imbalance: int = field(compare=False)
+
+    @property
+    def balanced(self) -> tuple[int, ...]:
+        """For the first part of the search, which cares for memory only."""
+        return self.impossible, self.overflow, self.cycles, self.memory, self.imbalance
+
+    @property
+    def complete(self) -> tuple[int, ...]:
+        """For the second part; the order of scores."""
+        return self.impossible, self.overflow, self.cycles, self.memory, self.quadrants, self.reach
 
     @property
     def fits(self) -> bool:
@@ -81,7 +95,7 @@ class Found:
         mask_words: by processor, words of weights.
         data_words: highest data memory word in use plus one.
         weight_overflow: words of weights that have no place.
-        data_overflow: words of data beyond the memory.
+        data_overflow: words of data beyond the memory, or on other data where offsets are given.
         bias_overflow: entries beyond the bias memories.
     """
 
@@ -136,14 +150,17 @@ class Evaluator:
         overflow = weight_overflow + bias_overflow
         if best is not None and (impossible, overflow, cycles) > (best.impossible, best.overflow, best.cycles):
             return None
-        blocks = plan_blocks(Blocks(regions=tuple(self.regions(maps)), fixed=problem.fixed_bases), thorough=thorough)
-        data_overflow = max(0, blocks.peak - geometry.data_words)
+        planned = Blocks(regions=tuple(self.regions(maps)), fixed=problem.fixed_bases)
+        blocks = plan_blocks(planned, thorough=thorough)
+        data_overflow = max(0, blocks.peak - geometry.data_words) + given_collisions(planned, blocks.bases)
         score = Score(
             impossible=impossible,
             overflow=overflow + data_overflow,
             cycles=cycles,
             memory=max(mask_words) * geometry.data_words + blocks.peak * geometry.mask_words,
             quadrants=len(quadrants_of(_union(readers) | _union(maps[1:]))),
+            reach=sum(found.bit_length() for found in maps),
+            imbalance=sum(words * words for words in mask_words),
         )
         return Found(score=score, maps=maps, blocks=blocks, mask_words=tuple(mask_words), data_words=blocks.peak,
                      weight_overflow=weight_overflow, data_overflow=data_overflow, bias_overflow=bias_overflow)
@@ -323,8 +340,9 @@ def pass_connects(processors: int, output_processors: int) -> bool:
 def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
     """The best maps and offsets found.
 
-    Groups change one at a time for as long as something improves, from the lowest processors on; where that does not
-    fit although the memories are large enough in all, from other starts too.
+    Groups change one at a time for as long as something improves: first memory alone counts, so that layers spread,
+    then the complete score draws them together again where that costs nothing. Where the result does not fit although
+    the memories are large enough in all, other starts are tried.
 
     Args:
         problem: what can be chosen.
@@ -343,25 +361,42 @@ def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
     return final if final is not None and final.score <= best.score else best
 
 
-def _descend(evaluator: Evaluator, picked: list[int], budget: list[int]) -> Found:
-    """Improve one group after the other; `budget` is what may still be weighed."""
-    problem = evaluator.problem
-    best = evaluator.weigh(_maps_of(problem, picked))
+def _descend(evaluator: Evaluator, picked: list[int], left: list[int]) -> Found:
+    """Both parts of the search from one start; `left` counts what may still be weighed."""
+    best = evaluator.weigh(_maps_of(evaluator.problem, picked))
     if best is None:
         raise ValueError("a plan that is weighed alone is never cut off")
+    for key in (_balanced, _complete):
+        best, picked = _improve(evaluator, best, picked, key, left)
+    return best
+
+
+def _balanced(score: Score) -> tuple[int, ...]:
+    return score.balanced
+
+
+def _complete(score: Score) -> tuple[int, ...]:
+    return score.complete
+
+
+def _improve(
+    evaluator: Evaluator, best: Found, picked: list[int], key: Callable[[Score], tuple[int, ...]], left: list[int]
+) -> tuple[Found, list[int]]:
+    """Change one group after the other until nothing improves."""
+    problem = evaluator.problem
     changed = True
-    while changed and budget[0] > 0:
+    while changed and left[0] > 0:
         changed = False
         for group, choices in enumerate(problem.choices):
             for candidate in range(len(choices)):
                 if candidate == picked[group]:
                     continue
-                budget[0] -= 1
+                left[0] -= 1
                 trial = [*picked[:group], candidate, *picked[group + 1 :]]
                 found = evaluator.weigh(_maps_of(problem, trial), best.score)
-                if found is not None and found.score < best.score:
+                if found is not None and key(found.score) < key(best.score):
                     best, picked, changed = found, trial, True
-    return best
+    return best, picked
 
 
 def _maps_of(problem: Problem, picked: Sequence[int]) -> Maps:

@@ -9,12 +9,23 @@ import numpy as np
 import pytest
 
 from ai8x.errors import UserError
-from ai8x.k210.codegen import RunnerModel, render_runner, write_runner
-from ai8x.toolchain import RISCV, build_k210_project, find_compiler, is_k210_project, missing_k210_tools, run_make
-from tests.k210.kpu_layers import pattern_image
+from ai8x.k210 import kmodel_layers as v3
+from ai8x.k210.codegen import RunnerModel, output_tolerances, render_runner, write_runner
+from ai8x.k210.kmodel import KModel
+from ai8x.toolchain import (
+    RISCV,
+    build_k210_project,
+    find_compiler,
+    find_make,
+    is_k210_project,
+    missing_k210_tools,
+    run_make,
+)
+from tests.k210.kpu_layers import Shape, conv, pattern_image
 from tests.k210.runner_projects import runner_model, small_model, write_project
 
 LABELS = tuple(f"class {i}" for i in range(256))
+needs_make = pytest.mark.skipif(find_make() is None, reason="make is not installed")
 needs_compiler = pytest.mark.skipif(bool(missing_k210_tools()), reason=missing_k210_tools() or "never")
 
 
@@ -109,6 +120,20 @@ def test_project_compiles_without_a_warning(runner: RunnerModel, tmp_path: Path,
     assert not (folder / "build").exists()
 
 
+@needs_make
+def test_windows_commands_are_those_of_its_own_interpreter(runner: RunnerModel, tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "with space", runner)
+    dry = run_make(folder, ["-n", "OS=Windows_NT"])
+    assert 'if not exist "build\\standalone" mkdir "build\\standalone"' in dry and "mkdir -p" not in dry
+    cleaning = run_make(folder, ["-n", "OS=Windows_NT", "clean", "run"])
+    assert 'if exist "build" rmdir /s /q "build"' in cleaning and 'python -m ai8x.simulate firmware' in cleaning
+
+
+@needs_compiler
+def test_project_folder_may_have_spaces(runner: RunnerModel, tmp_path: Path) -> None:
+    assert build_k210_project(write_project(tmp_path / "my project", runner)).is_file()
+
+
 @needs_compiler
 def test_nothing_allocates_memory(runner: RunnerModel, tmp_path: Path) -> None:
     elf = build_k210_project(write_project(tmp_path / "project", replace(runner, labels=LABELS)))
@@ -181,6 +206,18 @@ def test_assembler_finds_the_embedded_files_from_another_folder(runner: RunnerMo
     subprocess.run([str(find_compiler(RISCV)), "-march=rv64imafc", "-mabi=lp64f", "-c", f"-I{folder}", "-o", "model.o",
                     str(folder / "model.S")], cwd=tmp_path, check=True)  # as project.cmake has it done
     assert runner.kmodel in (tmp_path / "model.o").read_bytes()
+
+
+def test_only_what_an_exponential_left_last_has_a_tolerance() -> None:
+    layer = conv(np.ones((1, 2, 1, 1), np.uint8), Shape(height=4, width=4), main_memory_output=0)
+    softmax = v3.Softmax(input=0, output=64, channels=4)
+    places = tuple(v3.MemoryRange(address=address, size=16) for address in (0, 64))
+    model = KModel(layers=(layer, softmax), outputs=places, main_mem_usage=128)
+    assert output_tolerances(model) == (0.0, 20 * 2**-23)
+    overwritten = replace(model, layers=(layer, softmax, v3.Add(input_a=0, input_b=16, output=64, count=4)))
+    assert output_tolerances(overwritten) == (0.0, 0.0)
+    sigmoid = replace(model, layers=(layer, v3.Logistic(input=0, output=64, channels=4)))
+    assert output_tolerances(sigmoid) == (0.0, 17 * 2**-23)
 
 
 def test_known_answer_keeps_several_outputs_apart() -> None:

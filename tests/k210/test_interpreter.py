@@ -13,37 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai8x.errors import HardwareFault, UserError
+from ai8x.k210 import kmodel_layers as v3
 from ai8x.k210.interpreter import run_kmodel
 from ai8x.k210.interpreter_cpu import fused_multiply_add, run_cpu_layer
 from ai8x.k210.interpreter_memory import MainMemory, defined
 from ai8x.k210.kmodel import KModel
-from ai8x.k210.kmodel_layers import (
-    Add,
-    AveragePool2d,
-    ChannelwiseDequantize,
-    Concat,
-    Dequantize,
-    FullyConnected,
-    GlobalAveragePool2d,
-    K210AddPadding,
-    K210RemovePadding,
-    K210Upload,
-    KModelLayer,
-    L2Normalization,
-    Logistic,
-    MemoryRange,
-    Quantize,
-    QuantizedAdd,
-    QuantizedConcat,
-    QuantizedMaxPool2d,
-    QuantizedResizeNearestNeighbor,
-    QuantizedTensorflowFlatten,
-    Requantize,
-    ResizeNearestNeighbor,
-    Softmax,
-    TensorflowFlatten,
-    UnknownLayer,
-)
 from ai8x.k210.simulator import KpuOptions
 from tests.k210.kpu_layers import Shape, conv, model, pattern_image, pattern_weights, single
 
@@ -52,7 +26,7 @@ IN, OUT, SIZE = 0, 256, 512
 F32 = np.float32
 
 
-def compute(layer: KModelLayer, data: Any, dtype: Any, count: int) -> np.ndarray:
+def compute(layer: v3.KModelLayer, data: Any, dtype: Any, count: int) -> np.ndarray:
     """Run one CPU layer on data at address IN; the elements at address OUT."""
     memory = MainMemory(SIZE)
     memory.write(IN, defined(np.asarray(data)), "test")
@@ -73,37 +47,38 @@ RESIZE = {"input": IN, "output": OUT, "input_width": 2, "input_height": 1, "chan
           "output_height": 2, "align_corners": 1}
 PAIR = {"input_a": IN, "input_b": IN + 16, "output": OUT}
 
-CPU_LAYERS: dict[str, tuple[KModelLayer, np.ndarray, Sequence[float]]] = {
-    "add": (Add(**PAIR, count=2), floats(1.5, -2, 0, 0, 0.25, 8), [1.75, 6]),
-    "global average": (GlobalAveragePool2d(input=IN, output=OUT, kernel_size=2, channels=2), floats(1, 2, -3, 5),
+CPU_LAYERS: dict[str, tuple[v3.KModelLayer, np.ndarray, Sequence[float]]] = {
+    "add": (v3.Add(**PAIR, count=2), floats(1.5, -2, 0, 0, 0.25, 8), [1.75, 6]),
+    "global average": (v3.GlobalAveragePool2d(input=IN, output=OUT, kernel_size=2, channels=2), floats(1, 2, -3, 5),
                        [1.5, 1]),
-    "quantized max pool": (QuantizedMaxPool2d(**POOL), np.arange(9, dtype=np.uint8), [4, 5, 7, 8]),
-    "average pool of valid cells": (AveragePool2d(**POOL, act=1), floats(*range(-4, 5)), [-2, -1, 1, 2]),
-    "quantize half away from zero": (Quantize(input=IN, output=OUT, count=6, scale=2.0, bias=1.0),
+    "quantized max pool": (v3.QuantizedMaxPool2d(**POOL), np.arange(9, dtype=np.uint8), [4, 5, 7, 8]),
+    "average pool of valid cells": (v3.AveragePool2d(**POOL, act=1), floats(*range(-4, 5)), [-2, -1, 1, 2]),
+    "quantize half away from zero": (v3.Quantize(input=IN, output=OUT, count=6, scale=2.0, bias=1.0),
                                      floats(2, 4, 1, 0, -3, 9999), [1, 2, 0, 0, 0, 255]),
-    "dequantize": (Dequantize(input=IN, output=OUT, count=2, scale=0.5, bias=-1.0), np.array([0, 255], np.uint8),
+    "dequantize": (v3.Dequantize(input=IN, output=OUT, count=2, scale=0.5, bias=-1.0), np.array([0, 255], np.uint8),
                    [-1, 126.5]),
-    "requantize": (Requantize(input=IN, output=OUT, count=3, table=np.arange(256)[::-1]),
+    "requantize": (v3.Requantize(input=IN, output=OUT, count=3, table=np.arange(256)[::-1]),
                    np.array([0, 1, 255], np.uint8), [255, 254, 0]),
-    "l2 normalization": (L2Normalization(input=IN, output=OUT, channels=2), floats(3, 4), floats(0.6, 0.8)),
-    "l2 normalization of zeros": (L2Normalization(input=IN, output=OUT, channels=2), floats(0, 0), [0, 0]),
-    "softmax": (Softmax(input=IN, output=OUT, channels=2), floats(0, math.log(3)), [0.25, 0.75]),
-    "concat": (Concat(output=OUT, ranges=(MemoryRange(address=4, size=4), MemoryRange(address=0, size=4))),
+    "l2 normalization": (v3.L2Normalization(input=IN, output=OUT, channels=2), floats(3, 4), floats(0.6, 0.8)),
+    "l2 normalization of zeros": (v3.L2Normalization(input=IN, output=OUT, channels=2), floats(0, 0), [0, 0]),
+    "softmax": (v3.Softmax(input=IN, output=OUT, channels=2), floats(0, math.log(3)), [0.25, 0.75]),
+    "concat": (v3.Concat(output=OUT, ranges=(v3.MemoryRange(address=4, size=4), v3.MemoryRange(address=0, size=4))),
                floats(1, 2), [2, 1]),
-    "quantized concat": (QuantizedConcat(output=OUT, ranges=(MemoryRange(address=2, size=1),
-                                                             MemoryRange(address=0, size=2))),
+    "quantized concat": (v3.QuantizedConcat(output=OUT, ranges=(v3.MemoryRange(address=2, size=1),
+                                                                v3.MemoryRange(address=0, size=2))),
                          np.array([7, 8, 9], np.uint8), [9, 7, 8]),
-    "flatten": (TensorflowFlatten(input=IN, output=OUT, width=2, height=1, channels=2), floats(1, 2, 3, 4),
+    "flatten": (v3.TensorflowFlatten(input=IN, output=OUT, width=2, height=1, channels=2), floats(1, 2, 3, 4),
                 [1, 3, 2, 4]),
-    "quantized flatten": (QuantizedTensorflowFlatten(input=IN, output=OUT, width=2, height=1, channels=2),
+    "quantized flatten": (v3.QuantizedTensorflowFlatten(input=IN, output=OUT, width=2, height=1, channels=2),
                           np.array([1, 2, 3, 4], np.uint8), [1, 3, 2, 4]),
-    "resize": (ResizeNearestNeighbor(**RESIZE), floats(1, 2), [1, 1, 1, 2, 2] * 2),
-    "quantized resize": (QuantizedResizeNearestNeighbor(**RESIZE), np.array([1, 2], np.uint8), [1, 1, 1, 2, 2] * 2),
+    "resize": (v3.ResizeNearestNeighbor(**RESIZE), floats(1, 2), [1, 1, 1, 2, 2] * 2),
+    "quantized resize": (v3.QuantizedResizeNearestNeighbor(**RESIZE), np.array([1, 2], np.uint8), [1, 1, 1, 2, 2] * 2),
     "channelwise dequantize": (
-        ChannelwiseDequantize(input=IN, output=OUT, channels=2, channel_size=2, scale=floats(1, 2), bias=floats(0, 5)),
+        v3.ChannelwiseDequantize(input=IN, output=OUT, channels=2, channel_size=2, scale=floats(1, 2),
+                                 bias=floats(0, 5)),
         np.array([1, 2, 3, 4], np.uint8), [1, 2, 11, 13]),
-    "logistic": (Logistic(input=IN, output=OUT, channels=2), floats(0, math.log(3)), [0.5, 0.75]),
-    "remove padding": (K210RemovePadding(input=IN, output=OUT, channels=2), np.arange(32, dtype=np.uint8),
+    "logistic": (v3.Logistic(input=IN, output=OUT, channels=2), floats(0, math.log(3)), [0.5, 0.75]),
+    "remove padding": (v3.K210RemovePadding(input=IN, output=OUT, channels=2), np.arange(32, dtype=np.uint8),
                        [0, 16]),
 }
 FLOAT_RESULTS = {"add", "global average", "average pool of valid cells", "dequantize", "l2 normalization",
@@ -120,15 +95,15 @@ def test_cpu_layer(name: str) -> None:
 
 @pytest.mark.parametrize(("act", "expected"), [(0, [-4.5, 10.5]), (1, [0, 10.5]), (2, [0, 6])])
 def test_fully_connected(act: int, expected: list[float]) -> None:
-    layer = FullyConnected(input=IN, output=OUT, input_channels=2, output_channels=2, act=act, bias=floats(-2.5, 0.5),
-                           weights=np.array([[2, -3], [1, 4]], F32))
+    layer = v3.FullyConnected(input=IN, output=OUT, input_channels=2, output_channels=2, act=act,
+                              weights=np.array([[2, -3], [1, 4]], F32), bias=floats(-2.5, 0.5))
     assert compute(layer, floats(2, 2), F32, 2).tolist() == expected
 
 
 def test_fully_connected_sums_with_one_rounding_per_product() -> None:
     step = F32(1 + 2**-12)
-    layer = FullyConnected(input=IN, output=OUT, input_channels=2, output_channels=1, act=0, bias=floats(0),
-                           weights=np.array([[-1, step]], F32))
+    layer = v3.FullyConnected(input=IN, output=OUT, input_channels=2, output_channels=1, act=0, bias=floats(0),
+                              weights=np.array([[-1, step]], F32))
     # step**2 needs 25 bits; subtracting 1 before rounding keeps them.
     assert compute(layer, np.array([1, step], F32), F32, 1).tolist() == [2**-11 + 2**-24]
 
@@ -162,51 +137,51 @@ def test_fused_multiply_add_is_not_fooled_by_a_tie_in_double_precision() -> None
 def test_quantized_add(numbers: dict[str, int], expected: int) -> None:
     values = {"offset_a": 0, "mul_a": 1, "shift_a": 0, "offset_b": 0, "mul_b": 1, "shift_b": 0, "offset_output": 0,
               "mul_output": 1, "shift_output": 0} | numbers
-    layer = QuantizedAdd(**PAIR, count=3, **values)
+    layer = v3.QuantizedAdd(**PAIR, count=3, **values)
     assert compute(layer, np.array([10] * 16 + [20] * 16, np.uint8), np.uint8, 8).tolist() == [expected] * 8
 
 
 def test_softmax_of_very_negative_logits_is_not_a_number() -> None:
-    layer = Softmax(input=IN, output=OUT, channels=2)
+    layer = v3.Softmax(input=IN, output=OUT, channels=2)
     assert np.isnan(compute(layer, floats(-200, -300), F32, 2)).all()
 
 
-def run_cpu(layer: KModelLayer, size: int = 64) -> None:
+def run_cpu(layer: v3.KModelLayer, size: int = 64) -> None:
     memory = MainMemory(size)
     memory.write(0, defined(np.zeros(size, np.uint8)), "test")
     run_cpu_layer(layer, memory, "layer 3 'X'")
 
 
 @pytest.mark.parametrize(("layer", "reason"), [
-    (Softmax(input=60, output=0, channels=2), "input: bytes 0x3c to 0x44 of a main buffer of 0x40"),
-    (Softmax(input=0, output=60, channels=2), "output: bytes 0x3c to 0x44"),
-    (Softmax(input=2, output=16, channels=2), "not a multiple of 4"),
-    (Softmax(input=0, output=0, channels=0), "empty"),
-    (Dequantize(input=0, output=0, count=4, scale=1.0, bias=0.0), "overlap"),
-    (L2Normalization(input=0, output=4, channels=2), "overlap"),
-    (Softmax(input=0, output=4, channels=2), "overlap"),
-    (QuantizedAdd(**PAIR | {"output": 32}, count=8, offset_a=0, mul_a=1, shift_a=63, offset_b=0, mul_b=1, shift_b=0,
-                  offset_output=0, mul_output=1, shift_output=0), "0 to 62 are defined"),
-    (QuantizedAdd(**PAIR | {"output": 32}, count=8, offset_a=1 << 30, mul_a=1 << 30, shift_a=0, offset_b=0, mul_b=1,
-                  shift_b=0, offset_output=0, mul_output=1 << 30, shift_output=0), "64 bits"),
-    (QuantizedMaxPool2d(**POOL | {"output": 32, "output_channels": 2}), "1 channels in, 2 out"),
-    (QuantizedMaxPool2d(**POOL | {"output": 32, "output_width": 1 << 31}), "output"),
-    (QuantizedResizeNearestNeighbor(**RESIZE | {"output": 32, "output_height": 1 << 31}), "output"),
-    (FullyConnected(input=0, output=16, input_channels=1, output_channels=1, act=3, weights=np.ones((1, 1)),
-                    bias=np.ones(1)), "activation 3"),
-    (Quantize(input=0, output=16, count=1, scale=float("nan"), bias=0.0), "NaN"),
-    (UnknownLayer(type=10, body=b""), "stops"),
+    (v3.Softmax(input=60, output=0, channels=2), "input: bytes 0x3c to 0x44 of a main buffer of 0x40"),
+    (v3.Softmax(input=0, output=60, channels=2), "output: bytes 0x3c to 0x44"),
+    (v3.Softmax(input=2, output=16, channels=2), "not a multiple of 4"),
+    (v3.Softmax(input=0, output=0, channels=0), "empty"),
+    (v3.Dequantize(input=0, output=0, count=4, scale=1.0, bias=0.0), "overlap"),
+    (v3.L2Normalization(input=0, output=4, channels=2), "overlap"),
+    (v3.Softmax(input=0, output=4, channels=2), "overlap"),
+    (v3.QuantizedAdd(**PAIR | {"output": 32}, count=8, offset_a=0, mul_a=1, shift_a=63, offset_b=0, mul_b=1, shift_b=0,
+                     offset_output=0, mul_output=1, shift_output=0), "0 to 62 are defined"),
+    (v3.QuantizedAdd(**PAIR | {"output": 32}, count=8, offset_a=1 << 30, mul_a=1 << 30, shift_a=0, offset_b=0, mul_b=1,
+                     shift_b=0, offset_output=0, mul_output=1 << 30, shift_output=0), "64 bits"),
+    (v3.QuantizedMaxPool2d(**POOL | {"output": 32, "output_channels": 2}), "1 channels in, 2 out"),
+    (v3.QuantizedMaxPool2d(**POOL | {"output": 32, "output_width": 1 << 31}), "output"),
+    (v3.QuantizedResizeNearestNeighbor(**RESIZE | {"output": 32, "output_height": 1 << 31}), "output"),
+    (v3.FullyConnected(input=0, output=16, input_channels=1, output_channels=1, act=3, weights=np.ones((1, 1)),
+                       bias=np.ones(1)), "activation 3"),
+    (v3.Quantize(input=0, output=16, count=1, scale=float("nan"), bias=0.0), "NaN"),
+    (v3.UnknownLayer(type=10, body=b""), "stops"),
 ])
-def test_cpu_layer_that_breaks_the_runner_is_refused(layer: KModelLayer, reason: str) -> None:
+def test_cpu_layer_that_breaks_the_runner_is_refused(layer: v3.KModelLayer, reason: str) -> None:
     with pytest.raises(HardwareFault, match="layer 3 'X'") as fault:
         run_cpu(layer)
     assert reason in str(fault.value)
 
 
 @pytest.mark.parametrize("layer", [
-    Softmax(input=0, output=0, channels=2), Logistic(input=0, output=0, channels=2),
-    Requantize(input=0, output=0, count=4, table=np.arange(256)), Add(input_a=0, input_b=0, output=0, count=2)])
-def test_element_wise_layers_may_work_in_place(layer: KModelLayer) -> None:
+    v3.Softmax(input=0, output=0, channels=2), v3.Logistic(input=0, output=0, channels=2),
+    v3.Requantize(input=0, output=0, count=4, table=np.arange(256)), v3.Add(input_a=0, input_b=0, output=0, count=2)])
+def test_element_wise_layers_may_work_in_place(layer: v3.KModelLayer) -> None:
     run_cpu(layer)
 
 
@@ -226,9 +201,9 @@ def padded_vector_model(kernel: int) -> KModel:
     weights = np.ones((4, 4, kernel, kernel), np.uint8)
     return model(
         conv(np.ones((4, 2, 3, 3), np.uint8), Shape(height=4, width=4, destination=100)),
-        K210AddPadding(input=0, kpu_line=200, channels=4),
+        v3.K210AddPadding(input=0, kpu_line=200, channels=4),
         conv(weights, Shape(height=4, width=4, source=200, destination=300), main_memory_output=64),
-        K210RemovePadding(input=64, output=0, channels=4), size=4, main_mem_usage=128)
+        v3.K210RemovePadding(input=64, output=0, channels=4), size=4, main_mem_usage=128)
 
 
 def test_stale_cells_of_padded_vectors_do_not_reach_a_1x1_result() -> None:
@@ -246,13 +221,13 @@ def test_stale_cells_of_padded_vectors_reach_a_3x3_result() -> None:
 
 
 def test_upload_carries_unwritten_bytes_along() -> None:
-    layers: tuple[KModelLayer, ...] = (
+    layers: tuple[v3.KModelLayer, ...] = (
         conv(np.ones((1, 2, 3, 3), np.uint8), Shape(height=4, width=4, destination=100)),
-        K210Upload(input=8, kpu_line=200, width=4, height=4, channels=1),
+        v3.K210Upload(input=8, kpu_line=200, width=4, height=4, channels=1),
         conv(np.ones((1, 1, 1, 1), np.uint8), Shape(height=4, width=4, source=200, destination=300)))
     with pytest.raises(HardwareFault, match="address 0x8"):
         run_kmodel(model(*layers, size=16, main_mem_usage=32), np.zeros((2, 4, 4), np.uint8))
-    written = model(layers[0], K210Upload(input=0, kpu_line=200, width=4, height=4, channels=1), layers[2], size=16)
+    written = model(layers[0], v3.K210Upload(input=0, kpu_line=200, width=4, height=4, channels=1), layers[2], size=16)
     assert run_kmodel(written, np.ones((2, 4, 4), np.uint8)).outputs[0].reshape(4, 4)[1].tolist() == [12, 18, 18, 12]
 
 
@@ -260,8 +235,8 @@ def test_zero_weights_hide_unwritten_values_from_a_matrix_product() -> None:
     memory = MainMemory(32)
     memory.write(0, defined(floats(2)), "test")
     for weight, hidden in ((0, True), (1, False)):
-        run_cpu_layer(FullyConnected(input=0, output=16, input_channels=2, output_channels=1, act=0, bias=floats(1),
-                                     weights=np.array([[3, weight]], F32)), memory, "layer")
+        run_cpu_layer(v3.FullyConnected(input=0, output=16, input_channels=2, output_channels=1, act=0, bias=floats(1),
+                                        weights=np.array([[3, weight]], F32)), memory, "layer")
         assert memory.read(16, 1, F32, "test").undefined[0] == (not hidden)
 
 
@@ -304,8 +279,8 @@ def test_input_must_have_the_shape_and_type_of_the_first_layer() -> None:
 
 
 def test_vector_model_starts_with_a_matrix_product() -> None:
-    layer = FullyConnected(input=16, output=0, input_channels=2, output_channels=1, act=0, bias=floats(1),
-                           weights=np.array([[2, 3]], F32))
+    layer = v3.FullyConnected(input=16, output=0, input_channels=2, output_channels=1, act=0, bias=floats(1),
+                              weights=np.array([[2, 3]], F32))
     run = run_kmodel(model(layer, size=4, main_mem_usage=32), floats(10, 20))
     assert run.outputs[0].view(F32).tolist() == [81]
     with pytest.raises(UserError, match="E0712"):
@@ -314,14 +289,14 @@ def test_vector_model_starts_with_a_matrix_product() -> None:
 
 def test_other_first_layers_are_refused() -> None:
     with pytest.raises(UserError, match="E0711"):
-        run_kmodel(model(Softmax(input=0, output=0, channels=1), size=4), floats(1))
+        run_kmodel(model(v3.Softmax(input=0, output=0, channels=1), size=4), floats(1))
 
 
-@pytest.mark.parametrize("layer", [K210AddPadding(input=0, kpu_line=32_765, channels=1),
-                                   K210AddPadding(input=0, kpu_line=0, channels=0),
-                                   K210Upload(input=0, kpu_line=32_768, width=4, height=4, channels=1),
-                                   K210Upload(input=0, kpu_line=0, width=0, height=4, channels=1)])
-def test_writes_outside_the_kpu_ram_are_refused(layer: KModelLayer) -> None:
+@pytest.mark.parametrize("layer", [v3.K210AddPadding(input=0, kpu_line=32_765, channels=1),
+                                   v3.K210AddPadding(input=0, kpu_line=0, channels=0),
+                                   v3.K210Upload(input=0, kpu_line=32_768, width=4, height=4, channels=1),
+                                   v3.K210Upload(input=0, kpu_line=0, width=0, height=4, channels=1)])
+def test_writes_outside_the_kpu_ram_are_refused(layer: v3.KModelLayer) -> None:
     whole = model(conv(ONES, Shape(height=4, width=4)), layer, size=64)
     with pytest.raises(HardwareFault, match="do not fit the KPU RAM"):
         run_kmodel(whole, pattern_image(2, 4, 4))
@@ -329,7 +304,7 @@ def test_writes_outside_the_kpu_ram_are_refused(layer: KModelLayer) -> None:
 
 def test_type_21_runs_on_sipeed_drivers_only() -> None:
     whole = model(conv(ONES, Shape(height=4, width=4)),
-                  QuantizedTensorflowFlatten(input=0, output=64, width=4, height=4, channels=4), size=128)
+                  v3.QuantizedTensorflowFlatten(input=0, output=64, width=4, height=4, channels=4), size=128)
     assert run_kmodel(whole, pattern_image(2, 4, 4)).outputs[0].size == 128
     with pytest.raises(HardwareFault, match="stock SDK"):
         run_kmodel(whole, pattern_image(2, 4, 4), options=KpuOptions(sipeed_layers=False))
@@ -337,7 +312,7 @@ def test_type_21_runs_on_sipeed_drivers_only() -> None:
 
 def test_times_and_cycles_are_given_by_layer_index() -> None:
     whole = model(conv(pattern_weights(3, 2, 3), Shape(height=4, width=4)),
-                  Dequantize(input=0, output=64, count=10, scale=1.0, bias=0.0), size=48, main_mem_usage=128)
+                  v3.Dequantize(input=0, output=64, count=10, scale=1.0, bias=0.0), size=48, main_mem_usage=128)
     run = run_kmodel(whole, pattern_image(2, 4, 4))
     assert dict(run.cycles) == {0: 3 * (1 * 11 + 4 + 24)}
     assert run.milliseconds[0] == pytest.approx(0.006 + 0.104 + 117 / 400e3 + 48 / 270e3)

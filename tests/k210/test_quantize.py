@@ -15,9 +15,10 @@ from ai8x.k210.kmodel_layers import K210Conv, K210Upload, Softmax
 from ai8x.k210.lint import lint_kmodel
 from ai8x.k210.quantize import QuantizedModel, compare, quantize_model
 from ai8x.k210.quantize_calibration import Calibration, CalibrationOptions
-from ai8x.k210.quantize_lower import LoweringOptions, add_factors
+from ai8x.k210.quantize_lower import add_factors
 from ai8x.k210.quantize_model import MODEL_INPUT, FloatLayer, FloatModel, FloatOp, prepared
 from ai8x.k210.quantize_reference import run_float_model
+from ai8x.k210.quantize_walk import LoweringOptions
 from ai8x.network.ir import TensorShape
 from tests.k210.float_models import RELU, RELU6, SAME, ModelWriter, mobile_net
 
@@ -272,7 +273,7 @@ def test_weights_of_very_different_channels_keep_their_precision() -> None:
     writer = ModelWriter((3, 12, 12))
     images = writer.images(4)
     result = quantize_model(build(writer), images)
-    per_channel = [layer.batch_norm.mul for layer in result.kmodel.layers if isinstance(layer, K210Conv)][0]
+    per_channel = next(layer.batch_norm.mul for layer in result.kmodel.layers if isinstance(layer, K210Conv))
     assert per_channel.max() / max(per_channel.min(), 1) > 1e4
 
 
@@ -342,17 +343,19 @@ def layer(op: FloatOp, *inputs: int, **fields: object) -> FloatLayer:
     layer(FloatOp.CONV2D, IN), layer(FloatOp.CONV2D, IN, weights=np.ones((2, 4, 3, 3))),
     layer(FloatOp.CONV2D, IN, weights=np.ones((2, 3, 9, 9))), layer(FloatOp.DENSE, IN, weights=np.ones((2, 5))),
     layer(FloatOp.ADD, IN), layer(FloatOp.MAX_POOL2D, 0), layer(FloatOp.FLATTEN), layer(FloatOp.FLATTEN, IN, IN),
+    layer(FloatOp.CONV2D, IN, weights=np.full((2, 3, 1, 1), np.nan)),
+    layer(FloatOp.CONV2D, IN, weights=np.ones((2, 3, 1, 1)), bias=np.array([0.0, np.inf])),
     layer(FloatOp.RESHAPE, IN, shape=TensorShape(1, 1, 1)), layer(FloatOp.ZERO_PAD2D, IN, padding=(-1, 0, 0, 0))])
 def test_layer_that_does_not_fit_is_refused(broken: FloatLayer) -> None:
     shape = TensorShape(3, 8, 8)
-    assert code_of(lambda: FloatModel(name="m", input_shape=shape, layers=(broken,))) == "E0750"
+    assert code_of(lambda: FloatModel(name="m", input_shape=shape, layers=(broken,))) == "E0770"
 
 
 def test_model_without_layers_or_with_unknown_outputs_is_refused() -> None:
     shape = TensorShape(3, 8, 8)
-    assert code_of(lambda: FloatModel(name="m", input_shape=shape, layers=())) == "E0750"
+    assert code_of(lambda: FloatModel(name="m", input_shape=shape, layers=())) == "E0770"
     flat = layer(FloatOp.FLATTEN, IN)
-    assert code_of(lambda: FloatModel(name="m", input_shape=shape, layers=(flat,), outputs=(1,))) == "E0750"
+    assert code_of(lambda: FloatModel(name="m", input_shape=shape, layers=(flat,), outputs=(1,))) == "E0770"
 
 
 @pytest.mark.parametrize("images", [np.zeros((2, 3, 8, 9), np.uint8), np.zeros((3, 8, 8), np.uint8),
@@ -360,13 +363,21 @@ def test_model_without_layers_or_with_unknown_outputs_is_refused() -> None:
 def test_unsuitable_images_are_refused(images: np.ndarray) -> None:
     writer = ModelWriter((3, 8, 8))
     model = writer.model(writer.conv(IN, 4))
-    assert code_of(lambda: quantize_model(model, images)) == "E0751"
+    assert code_of(lambda: quantize_model(model, images)) == "E0771"
 
 
 def test_images_that_never_mean_zero_are_refused() -> None:
     writer = ModelWriter((3, 8, 8))
     model = writer.model(writer.conv(IN, 4), input_offset=1.0)
-    assert code_of(lambda: quantize_model(model, writer.images(1))) == "E0751"
+    assert code_of(lambda: quantize_model(model, writer.images(1))) == "E0771"
+
+
+def test_network_that_overflows_is_refused_by_name() -> None:
+    writer = ModelWriter((3, 8, 8))
+    model = writer.model(writer.conv(IN, 4, norm=False), input_scale=1e30, input_offset=-1e32)
+    huge = replace(model, layers=(replace(model.layers[0], weights=model.layers[0].weights * 1e30),))
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert code_of(lambda: quantize_model(huge, writer.images(1))) == "E0777"
 
 
 @pytest.mark.parametrize("build", [
@@ -376,23 +387,23 @@ def test_images_that_never_mean_zero_are_refused() -> None:
 def test_layer_without_form_is_refused_by_name(build: Build) -> None:
     writer = ModelWriter((12, 12, 12))
     model = build(writer)
-    assert code_of(lambda: quantize_model(model, writer.images(1))) == "E0752"
+    assert code_of(lambda: quantize_model(model, writer.images(1))) == "E0772"
 
 
 def test_maps_beyond_the_memory_of_the_kpu_are_refused() -> None:
     writer = ModelWriter((3, 128, 128))
     model = writer.model(writer.add(FloatOp.GLOBAL_MAX_POOL2D, writer.conv(writer.conv(IN, 100), 100, 1)))
-    assert code_of(lambda: quantize_model(model, writer.images(1))) == "E0753"
+    assert code_of(lambda: quantize_model(model, writer.images(1))) == "E0773"
 
 
 def test_main_memory_and_file_beyond_the_chip_are_refused() -> None:
     writer = ModelWriter((3, 64, 64))
     pooled = writer.add(FloatOp.GLOBAL_AVERAGE_POOL2D, writer.conv(IN, 400, 1, norm=False))
-    assert code_of(lambda: quantize_model(writer.model(pooled), writer.images(1))) == "E0754"
+    assert code_of(lambda: quantize_model(writer.model(pooled), writer.images(1))) == "E0774"
     writer = ModelWriter((8, 8, 8))
     model = writer.model(writer.dense(IN, 512, 3500))
     many = LoweringOptions(float_dense_bytes=1 << 30)
-    assert code_of(lambda: quantize_model(model, writer.images(1), lowering=many)) == "E0755"
+    assert code_of(lambda: quantize_model(model, writer.images(1), lowering=many)) == "E0775"
 
 
 def test_uploads_happen_only_where_needed() -> None:

@@ -11,13 +11,16 @@ import pytest
 
 from ai8x import simulate
 from ai8x.errors import HardwareFault, UserError
-from ai8x.k210.codegen import RunnerModel
+from ai8x.k210.codegen import RunnerModel, output_tolerances
 from ai8x.k210.interpreter import run_kmodel
-from ai8x.k210.kmodel import read_kmodel, write_kmodel
-from ai8x.k210.kmodel_layers import UnknownLayer
+from ai8x.k210.kmodel import KModel, read_kmodel, write_kmodel
+from ai8x.k210.kmodel_layers import Dequantize, K210Conv, Logistic, MemoryRange, QuantizedAdd, Softmax, UnknownLayer
 from ai8x.k210.lower import device_image, lower_network
 from ai8x.toolchain import build_k210_project, missing_k210_tools
+from ai8x.virtual.bus import RegisterFile
 from ai8x.virtual.k210 import K210FirmwareResult, run_k210_firmware
+from ai8x.virtual.k210_kpu import DmaController
+from ai8x.virtual.k210_peripherals import SystemControl, Uarths
 from ai8x.virtual.k210_verify import verify_kpu_firmware
 from ai8x.virtual.riscv import is_riscv_firmware
 from ai8x.virtual.stop import StopCause
@@ -53,6 +56,7 @@ def build(project: Project) -> Build:
 
 def main_with(body: str, before: str = "") -> str:
     return f"""
+#include <stdbool.h>
 #include <stdint.h>
 #include "board.h"
 #include "image.h"
@@ -169,6 +173,21 @@ def test_last_layer_must_leave_the_kpu(project: Project) -> None:
     assert "the last layer leaves its result in the KPU" in result.console and not result.passed
 
 
+@pytest.mark.parametrize("numbers", [
+    {"shift_a": 63}, {"offset_a": 1 << 30, "mul_a": 1 << 30, "mul_output": 1 << 30}, {"mul_b": -(1 << 31)}])
+def test_addition_beyond_64_bits_is_refused(project: Project, numbers: dict[str, int]) -> None:
+    plain = {"offset_a": 0, "mul_a": 1, "shift_a": 0, "offset_b": -(1 << 31), "mul_b": 1, "shift_b": 0,
+             "offset_output": 0, "mul_output": 1, "shift_output": 0}
+    model = small_model()
+    add = QuantizedAdd(input_a=0, input_b=8, output=0, count=8, **plain | numbers)
+    runner = runner_model(model, pattern_image(2, 8, 8))
+    kmodel = write_kmodel(replace(model, layers=(*model.layers, add)))
+    result = run_k210_firmware(project(replace(runner, kmodel=kmodel)))
+    assert "layer 1, type 2\n\nmodel: the layer's body is damaged" in result.console
+    with pytest.raises(HardwareFault, match=r"defined|64 bits"):
+        run_kmodel(kmodel, pattern_image(2, 8, 8))
+
+
 def test_damaged_models_end_in_words_and_never_in_a_crash(project: Project) -> None:
     model, image = all_layers_model()
     runner = runner_model(model, image)
@@ -184,9 +203,92 @@ def test_damaged_models_end_in_words_and_never_in_a_crash(project: Project) -> N
             result = run_k210_firmware(patched(elf, runner.kmodel, bytes(damaged)), budget=50_000_000)
         except HardwareFault:
             continue  # the simulated KPU is stricter than the chip
-        assert result.cause in (StopCause.RETURNED, StopCause.DEADLOCK), result.reason
+        assert result.cause is StopCause.RETURNED, result.reason
         outcomes.add(result.passed)
     assert False in outcomes
+
+
+@pytest.mark.parametrize(("obstacle", "told"), [
+    ("REG32(0x0C002000u) = 0;", "layer 0, type 10240\nthe KPU has not finished the layer in time\n"),
+    ("REG32(0x50440064u) = 0; REG64(0x50000190u) = 0; REG64(0x50000180u) = 0;",
+     "layer 0, type 10240\nthe KPU has not finished the layer in time\n"),
+], ids=["interrupts not enabled", "no interrupt of the DMA"])
+def test_kpu_that_does_not_answer_is_waited_for_a_second_and_not_for_ever(build: Build, obstacle: str,
+                                                                          told: str) -> None:
+    result = run(build(f"{obstacle} if (runner_infer(sample_data) != 0) {{ print_text(runner_problem()); }}"
+                       'print_text("\\n"); print_unsigned(runner_time_us() / 100000); print_text("\\n");'))
+    assert result.console == f"{told}10\n" and result.cause is StopCause.RETURNED
+
+
+@pytest.mark.parametrize(("bits", "told"), [
+    (0x0003_0300, "PLL0, the clock of the CPU, does not lock"),
+    (0x0000_0003, "PLL1, the clock of the KPU, does not lock"),
+])
+def test_clock_that_does_not_lock_ends_the_firmware(project: Project, monkeypatch: pytest.MonkeyPatch, bits: int,
+                                                    told: str) -> None:
+    lock = 0x18
+
+    def peek_word(control: SystemControl, offset: int) -> int:
+        return bits if offset == lock else RegisterFile.peek_word(control, offset)
+
+    monkeypatch.setattr(SystemControl, "peek_word", peek_word)
+    result = run_k210_firmware(project(runner_model(small_model(), pattern_image(2, 8, 8))))
+    assert result.returned and told in result.console and "*** FAIL ***" in result.console
+
+
+def test_dma_controller_that_stays_in_reset_ends_the_firmware(project: Project,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DmaController, "peek_word", RegisterFile.peek_word)
+    result = run_k210_firmware(project(runner_model(small_model(), pattern_image(2, 8, 8))))
+    assert "the DMA controller does not end its reset" in result.console and not result.passed
+
+
+def test_console_that_takes_nothing_does_not_stop_the_firmware(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = 1 << 31
+    monkeypatch.setattr(Uarths, "peek_word", lambda uart, offset: full)
+    result = run(build("runner_put('x');"))
+    assert result.returned and not result.console
+
+
+# --- known answers of floats --------------------------------------------------------------------------------------
+
+
+def share_model(last: type[Softmax] | type[Logistic]) -> KModel:
+    """Sixteen bytes of a KPU layer as floats, then their softmax or sigmoid."""
+    layer = conv(pattern_weights(1, 2, 3), Shape(height=4, width=4), act=HALVING)
+    return KModel(layers=(layer, Dequantize(input=0, output=16, count=16, scale=0.02, bias=-2.5),
+                          last(input=16, output=80, channels=16)),
+                  outputs=(MemoryRange(address=80, size=64), MemoryRange(address=16, size=64)), main_mem_usage=144)
+
+
+@pytest.mark.parametrize("last", [Softmax, Logistic])
+def test_floats_behind_an_exponential_may_differ_by_the_stated_bound(project: Project,
+                                                                     last: type[Softmax] | type[Logistic]) -> None:
+    runner = runner_model(share_model(last), pattern_image(2, 4, 4))
+    shares, exact = (output.view(np.float32) for output in runner.outputs)
+    bound = output_tolerances(share_model(last))[0]
+    for factor, passes in ((1 + bound / 2, True), (1 + 3 * bound, False)):
+        wrong = replace(runner, outputs=((shares * np.float32(factor)).view(np.uint8), runner.outputs[1]))
+        result = run_k210_firmware(project(wrong))
+        assert result.passed is passes, result.console
+        assert ("Output 0, byte " in result.console) is not passes
+    other = np.nextafter(exact, np.float32(9)).view(np.uint8)
+    assert "Output 1, byte 0" in run_k210_firmware(project(replace(runner, outputs=(runner.outputs[0], other)))).console
+
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases" / "k210"
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the published models are not part of the repository")
+@pytest.mark.parametrize(("name", "recorded"), [("emc_mbnetv1", "photo_tiger"), ("maixpy_mnist", "random"),
+                                                ("rc5_yolo", "photo_dog")])
+def test_published_model_passes_on_the_compiled_runner(project: Project, name: str, recorded: str) -> None:
+    kmodel = (CASES / name / "model.kmodel").read_bytes()
+    image = np.load(CASES / name / f"{recorded}.npz")["input"]
+    runner = replace(runner_model(read_kmodel(kmodel), image, name=name), kmodel=kmodel)
+    result = run_k210_firmware(project(runner))
+    assert result.passed, result.console
+    assert len(result.layers) == sum(isinstance(layer, K210Conv) for layer in read_kmodel(kmodel).layers)
 
 
 # --- the board ----------------------------------------------------------------------------------------------------
@@ -203,8 +305,9 @@ def run(elf: Path, **options: int) -> K210FirmwareResult:
     ('__asm volatile(".word 0");', StopCause.UNDEFINED, "cannot execute 0x00000000"),
     ('__asm volatile("ecall");', StopCause.UNSUPPORTED, "environment call"),
     ("for (;;) { }", StopCause.ENDLESS_LOOP, "no interrupt can end"),
-    ("board_wait(BOARD_KPU_DONE);", StopCause.DEADLOCK,
-     r"enabled interrupts: 25, 27; the KPU was not started\) at board_wait"),
+    ('for (;;) { __asm volatile("wfi"); }', StopCause.DEADLOCK,
+     r"enabled interrupts: 25, 27; the KPU was not started\) at main"),
+    ('__asm volatile("csrw mie, zero"); __asm volatile("wfi");', StopCause.DEADLOCK, "no interrupt .* is enabled"),
     ("volatile int i = 0; while (i >= 0) { i = 1; }", StopCause.BUDGET, "budget of 3,000,000"),
     ("return 7;", StopCause.RETURNED, "main returned 7, the console does not say PASS"),
 ])
@@ -229,14 +332,14 @@ def test_layer_with_cached_parameter_addresses_is_a_fault(build: Build) -> None:
         words[5] |= UINT64_C(0x80000000) << 32;
         words[7] |= UINT64_C(0x80000000) << 32;
         kpu_start(true);
-        kpu_run(words, 0);
-    """, "#include <stdbool.h>")
+        (void)kpu_run(words, 0);
+    """)
     with pytest.raises(HardwareFault, match="uncached addresses"):
         run(elf)
 
 
 def test_words_that_the_kpu_does_not_define_are_a_fault(build: Build) -> None:
-    elf = build("uint64_t words[KPU_WORDS] = { 0 }; words[4] = 7; kpu_run(words, 0);")
+    elf = build("uint64_t words[KPU_WORDS] = { 0 }; words[4] = 7; (void)kpu_run(words, 0);")
     with pytest.raises(HardwareFault, match=r"KPU layer 0 of the firmware: .*kernel_type"):
         run(elf)
 
@@ -278,8 +381,7 @@ def test_pending_interrupt_is_visible_and_taken_when_unmasked(build: Build) -> N
         print_unsigned(pending);
         print_text(REG32(0x40500000u) == REG32(0x80000000u) ? " same" : " other");
         __asm volatile("csrsi mstatus, 8");
-        board_wait(BOARD_DMA_DONE);
-        print_text(" taken PASS\\n");
+        print_text(board_wait(BOARD_DMA_DONE, 1000) ? " taken PASS\\n" : " lost FAIL\\n");
     """)
     result = run(elf)
     assert result.console == "2048 same taken PASS\n" and result.passed

@@ -7,6 +7,7 @@
 #ifndef BOARD_H
 #define BOARD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define REG32(address) (*(volatile uint32_t *)(uintptr_t)(address))
@@ -19,10 +20,10 @@ typedef enum {
     BOARD_KPU_DONE = 1 << 1
 } board_event_t;
 
-/* Clocks, console and interrupts. */
-void board_start(void);
+/* Clocks, console and interrupts. Returns null, or in words what does not work; the console works in any case. */
+const char *board_start(void);
 
-/* One character to the console. */
+/* One character to the console; lost if the console takes none for too long. */
 void board_put(char character);
 
 /* Microseconds since the counter was started. */
@@ -34,7 +35,7 @@ uintptr_t board_uncached(const void *cached);
 /* Start to move `items` of eight bytes from the KPU's output FIFO to an uncached address. */
 void board_receive(uintptr_t fifo, uintptr_t target, uint32_t items);
 
-/* Sleep until the event has happened, and forget it. */
-void board_wait(board_event_t event);
+/* Sleep until the event has happened, and forget it; false if it does not happen in time. */
+bool board_wait(board_event_t event, uint32_t timeout_us);
 
 #endif

@@ -187,8 +187,7 @@ static kmodel_status_t run_conv(const layer_t *layer)
         }
         target = (uintptr_t)place;
     }
-    kpu_run(words, target);
-    return KMODEL_OK;
+    return kpu_run(words, target) ? KMODEL_OK : KMODEL_TIMEOUT;
 }
 
 /* Hand the image to the first layer. */
@@ -319,6 +318,8 @@ const char *kmodel_message(kmodel_status_t status)
         return "the layer leaves the file, the main buffer or the KPU RAM";
     case KMODEL_NO_RESULT:
         return "the last layer leaves its result in the KPU";
+    case KMODEL_TIMEOUT:
+        return "the KPU has not finished the layer in time";
     }
     return "unknown status";
 }

@@ -18,7 +18,8 @@ typedef enum {
     KMODEL_UNKNOWN_LAYER, /* a type that the interpreter lacks */
     KMODEL_BAD_LAYER,     /* a body that is too short, or values that have no meaning */
     KMODEL_BAD_RANGE,     /* reads or writes outside file, main buffer or KPU RAM */
-    KMODEL_NO_RESULT      /* the last layer leaves its result in the KPU */
+    KMODEL_NO_RESULT,     /* the last layer leaves its result in the KPU */
+    KMODEL_TIMEOUT        /* the KPU has not finished a layer in time */
 } kmodel_status_t;
 
 typedef struct {

@@ -18,7 +18,9 @@
 
 #define ALL_INTERRUPTS 7u
 #define ALL_BUT_DONE 6u
-#define THRESHOLDS (1u << 4 | 10u) /* almost empty at 1, almost full at 10 */
+#define THRESHOLDS (1u << 4 | 10u) /* almost empty at 1, almost full at 10, as the vendor's driver sets them */
+
+#define TIMEOUT_US 1000000u /* four times the longest layer that fits the KPU's memory */
 
 #define INT_EN UINT64_C(1)        /* of word 0 */
 #define SEND_DATA_OUT UINT64_C(1) /* of word 11 */
@@ -59,7 +61,7 @@ static uint64_t with_flags(uint32_t index, uint64_t word, bool to_memory)
     return word;
 }
 
-void kpu_run(const uint64_t words[KPU_WORDS], uintptr_t target)
+bool kpu_run(const uint64_t words[KPU_WORDS], uintptr_t target)
 {
     const bool to_memory = target != 0;
     const uint32_t last_byte = (uint32_t)(words[KPU_WORDS - 1u] >> 32); /* bytes of the result minus one */
@@ -73,7 +75,7 @@ void kpu_run(const uint64_t words[KPU_WORDS], uintptr_t target)
     for (uint32_t i = 0; i < KPU_WORDS; i++) {
         REG64(KPU_ARGUMENT) = with_flags(i, words[i], to_memory);
     }
-    board_wait(to_memory ? BOARD_DMA_DONE : BOARD_KPU_DONE);
+    return board_wait(to_memory ? BOARD_DMA_DONE : BOARD_KPU_DONE, TIMEOUT_US);
 }
 
 uint64_t kpu_map_lines(uint32_t width, uint32_t height, uint32_t channels)

@@ -19,9 +19,10 @@ void kpu_start(bool eight_bit);
 
 /*
  * Run one layer, whose words hold the addresses of its parameters already, and sleep meanwhile. With a target, which
- * is an uncached address, the result goes there too, in whole items of eight bytes.
+ * is an uncached address, the result goes there too, in whole items of eight bytes. False if the layer has not ended
+ * in time: the KPU may be still at work, and only a reset of the chip helps.
  */
-void kpu_run(const uint64_t words[KPU_WORDS], uintptr_t target);
+bool kpu_run(const uint64_t words[KPU_WORDS], uintptr_t target);
 
 /* Lines that a map takes. */
 uint64_t kpu_map_lines(uint32_t width, uint32_t height, uint32_t channels);

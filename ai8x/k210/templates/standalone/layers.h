@@ -32,7 +32,7 @@ typedef struct {
 /* Product of sizes; UINT64_MAX if it does not fit. */
 uint64_t size_product(uint64_t a, uint64_t b, uint64_t c);
 
-/* A range of the main buffer; null if it leaves the buffer or is misaligned. */
+/* A range of the main buffer; null if it leaves the buffer or is misaligned for its elements. */
 uint8_t *layer_bytes(const layer_t *layer, uint32_t address, uint64_t count);
 real_t *layer_reals(const layer_t *layer, uint32_t address, uint64_t count);
 
@@ -43,40 +43,51 @@ float layer_real(const layer_t *layer, uint32_t index);
 shape_t layer_shape(const layer_t *layer, uint32_t index);
 uint64_t shape_size(shape_t shape);
 
-/* Bytes; layers.c */
-kmodel_status_t quantized_add(const layer_t *layer);
-kmodel_status_t quantized_max_pool(const layer_t *layer);
-kmodel_status_t requantize(const layer_t *layer);
+/* The cells of one pooling window that lie inside the map, along one dimension. */
+typedef struct {
+    uint32_t first;
+    uint32_t end;
+} span_t;
+
+typedef struct {
+    uint64_t map;    /* element of the input at which the channel's map begins */
+    uint32_t width;  /* of the map */
+    span_t rows;
+    span_t columns;
+    uint64_t target; /* element of the output */
+} window_t;
+
+/* Computes one output of a pooling layer. */
+typedef void (*window_function_t)(const uint8_t *in, uint8_t *out, const window_t *window);
+
+/* Calls the function for every window of a pooling layer. */
+kmodel_status_t pool_windows(const layer_t *layer, uint32_t element_size, window_function_t function);
+
+/* Layers that only move elements; layers.c */
 kmodel_status_t concat(const layer_t *layer);
+kmodel_status_t flatten(const layer_t *layer);
 kmodel_status_t quantized_flatten(const layer_t *layer);
+kmodel_status_t resize(const layer_t *layer);
 kmodel_status_t quantized_resize(const layer_t *layer);
 kmodel_status_t add_padding(const layer_t *layer);
 kmodel_status_t remove_padding(const layer_t *layer);
 kmodel_status_t upload(const layer_t *layer);
+
+/* Bytes; layers_bytes.c */
+kmodel_status_t quantized_add(const layer_t *layer);
+kmodel_status_t quantized_max_pool(const layer_t *layer);
+kmodel_status_t requantize(const layer_t *layer);
 
 /* Floats; layers_float.c */
 kmodel_status_t add(const layer_t *layer);
 kmodel_status_t average_pool(const layer_t *layer);
 kmodel_status_t channelwise_dequantize(const layer_t *layer);
 kmodel_status_t dequantize(const layer_t *layer);
-kmodel_status_t flatten(const layer_t *layer);
 kmodel_status_t fully_connected(const layer_t *layer);
 kmodel_status_t global_average_pool(const layer_t *layer);
 kmodel_status_t l2_normalization(const layer_t *layer);
 kmodel_status_t logistic(const layer_t *layer);
 kmodel_status_t quantize(const layer_t *layer);
-kmodel_status_t resize(const layer_t *layer);
 kmodel_status_t softmax(const layer_t *layer);
-
-/* Source row or column of a nearest-neighbour resize. */
-uint32_t nearest_source(uint32_t output, uint32_t input_size, uint32_t output_size);
-
-/* Window of a pooling layer along one dimension: its cells inside the map. */
-typedef struct {
-    uint32_t first;
-    uint32_t end;
-} span_t;
-
-span_t pool_span(uint32_t output, uint32_t size, uint32_t kernel, uint32_t stride, uint32_t pad);
 
 #endif

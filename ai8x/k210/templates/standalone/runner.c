@@ -15,21 +15,28 @@
 static uint8_t main_memory[(MODEL_MAIN_MEMORY_BYTES + 63u) / 64u * 64u] __attribute__((section(".uncached"), aligned(64)));
 
 static kmodel_t model;
-static kmodel_status_t status;
+static const char *problem = "";
+
+static int report(kmodel_status_t status)
+{
+    problem = kmodel_message(status);
+    return status == KMODEL_OK ? 0 : -1;
+}
 
 int runner_start(void)
 {
     uint8_t *const memory = (uint8_t *)board_uncached(main_memory);
 
-    board_start();
-    status = kmodel_open(&model, model_data, MODEL_BYTES, memory, sizeof(main_memory));
-    return status == KMODEL_OK ? 0 : -1;
+    problem = board_start();
+    if (problem != 0) {
+        return -1;
+    }
+    return report(kmodel_open(&model, model_data, MODEL_BYTES, memory, sizeof(main_memory)));
 }
 
 int runner_infer(const uint8_t *image)
 {
-    status = kmodel_run(&model, image, MODEL_INPUT_BYTES);
-    if (status == KMODEL_OK) {
+    if (report(kmodel_run(&model, image, MODEL_INPUT_BYTES)) == 0) {
         return 0;
     }
     print_text("layer ");
@@ -57,5 +64,5 @@ void runner_put(char character)
 
 const char *runner_problem(void)
 {
-    return kmodel_message(status);
+    return problem;
 }

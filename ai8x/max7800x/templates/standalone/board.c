@@ -1,6 +1,9 @@
 /*
  * Board support: clocks, console, delays, timers, pins, LEDs, sleep and the C library's system calls.
  *
+ * Every wait ends. Ready bits are polled MAX_POLLS times. A delay gives up after as many polls as it has clock cycles:
+ * since a poll takes several, a counter that runs is always faster.
+ *
  * SPDX-License-Identifier: 0BSD
  */
 
@@ -15,7 +18,23 @@
 
 #define REG32(address) (*(volatile uint32_t *)(uintptr_t)(address))
 
+#ifndef MAX_POLLS
+#define MAX_POLLS 20000000u /* a second or more: crystals take the longest to start */
+#endif
+#define CONSOLE_POLLS 100000u /* milliseconds; a character takes 0.1 ms */
+
 uint32_t SystemCoreClock = ISO_FREQ;
+
+/* Poll until one of the bits is set; false if that takes too long. */
+static bool wait_for(const volatile uint32_t *reg, uint32_t bits)
+{
+    for (uint32_t polls = 0; polls < MAX_POLLS; polls++) {
+        if ((*reg & bits) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
 
 /* ---- clocks ------------------------------------------------------------------------------------------------ */
 
@@ -44,37 +63,43 @@ void SystemCoreClockUpdate(void)
     SystemCoreClock = source_frequency(selection) >> shift;
 }
 
-static void enable_oscillator(uint32_t enable, uint32_t ready)
+static bool enable_oscillator(uint32_t enable, uint32_t ready)
 {
     MXC_GCR->clkctrl |= enable;
-    while ((MXC_GCR->clkctrl & ready) == 0) {
-    }
+    return wait_for(&MXC_GCR->clkctrl, ready);
 }
 
 int MXC_SYS_Clock_Select(mxc_sys_system_clock_t clock)
 {
+    bool is_running = false;
+
     switch (clock) {
     case MXC_SYS_CLOCK_IPO:
-        enable_oscillator(MXC_F_GCR_CLKCTRL_IPO_EN, MXC_F_GCR_CLKCTRL_IPO_RDY);
+        is_running = enable_oscillator(MXC_F_GCR_CLKCTRL_IPO_EN, MXC_F_GCR_CLKCTRL_IPO_RDY);
         break;
     case MXC_SYS_CLOCK_ISO:
-        enable_oscillator(MXC_F_GCR_CLKCTRL_ISO_EN, MXC_F_GCR_CLKCTRL_ISO_RDY);
+        is_running = enable_oscillator(MXC_F_GCR_CLKCTRL_ISO_EN, MXC_F_GCR_CLKCTRL_ISO_RDY);
         break;
     case MXC_SYS_CLOCK_IBRO:
-        enable_oscillator(MXC_F_GCR_CLKCTRL_IBRO_EN, MXC_F_GCR_CLKCTRL_IBRO_RDY);
+        is_running = enable_oscillator(MXC_F_GCR_CLKCTRL_IBRO_EN, MXC_F_GCR_CLKCTRL_IBRO_RDY);
         break;
     case MXC_SYS_CLOCK_ERTCO:
-        enable_oscillator(MXC_F_GCR_CLKCTRL_ERTCO_EN, MXC_F_GCR_CLKCTRL_ERTCO_RDY);
+        is_running = enable_oscillator(MXC_F_GCR_CLKCTRL_ERTCO_EN, MXC_F_GCR_CLKCTRL_ERTCO_RDY);
         break;
     case MXC_SYS_CLOCK_INRO:
-        break; /* always runs */
+        is_running = true; /* always */
+        break;
     default:
         return E_BAD_PARAM;
+    }
+    if (!is_running) {
+        return E_TIME_OUT;
     }
 
     MXC_GCR->clkctrl = (MXC_GCR->clkctrl & ~MXC_F_GCR_CLKCTRL_SYSCLK_SEL) |
                        ((uint32_t)clock << MXC_F_GCR_CLKCTRL_SYSCLK_SEL_POS);
-    while ((MXC_GCR->clkctrl & MXC_F_GCR_CLKCTRL_SYSCLK_RDY) == 0) {
+    if (!wait_for(&MXC_GCR->clkctrl, MXC_F_GCR_CLKCTRL_SYSCLK_RDY)) {
+        return E_TIME_OUT;
     }
     SystemCoreClockUpdate();
 
@@ -118,10 +143,9 @@ void MXC_ICC_Enable(mxc_icc_regs_t *icc)
 {
     MXC_ICC_Disable(icc);
     icc->invalidate = 1u;
-    while ((icc->ctrl & ICC_READY) == 0) {
-    }
-    icc->ctrl |= ICC_ENABLE;
-    while ((icc->ctrl & ICC_READY) == 0) {
+    if (wait_for(&icc->ctrl, ICC_READY)) { /* else it stays off: slower, but right */
+        icc->ctrl |= ICC_ENABLE;
+        (void)wait_for(&icc->ctrl, ICC_READY);
     }
 }
 
@@ -171,18 +195,31 @@ static uint64_t microseconds_to_cycles(uint32_t us, uint32_t frequency)
 
 #if !defined(__riscv)
 
-/* The application runs SysTick itself: watch it instead of reprogramming it. */
-static void delay_beside_application(uint64_t cycles)
+/* The application runs SysTick itself: watch it instead of reprogramming it. False if it does not count. */
+static bool delay_beside_application(uint64_t cycles)
 {
     const uint32_t period = SysTick->LOAD + 1u;
     uint32_t before = SysTick->VAL;
+    uint64_t elapsed = 0;
 
-    for (uint64_t elapsed = 0; elapsed < cycles;) {
+    for (uint64_t polls = 0; elapsed < cycles && polls < cycles; polls++) {
         const uint32_t now = SysTick->VAL;
 
         elapsed += now <= before ? before - now : before + period - now;
         before = now;
     }
+    return elapsed >= cycles;
+}
+
+/* Whether SysTick, which was started, comes to its end; reading the flag clears it. */
+static bool systick_ends(uint32_t cycles)
+{
+    for (uint32_t polls = 0; polls < cycles; polls++) {
+        if ((SysTick->CTRL & SysTick_CTRL_COUNTFLAG_Msk) != 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int MXC_Delay(uint32_t us)
@@ -190,19 +227,21 @@ int MXC_Delay(uint32_t us)
     uint64_t cycles = microseconds_to_cycles(us, SystemCoreClock);
 
     if ((SysTick->CTRL & SysTick_CTRL_ENABLE_Msk) != 0) {
-        delay_beside_application(cycles);
-        return E_NO_ERROR;
+        return delay_beside_application(cycles) ? E_NO_ERROR : E_TIME_OUT;
     }
 
     while (cycles > 1u) {
         const uint32_t part = cycles > SysTick_LOAD_RELOAD_Msk ? SysTick_LOAD_RELOAD_Msk : (uint32_t)cycles;
+        bool has_ended;
 
         SysTick->LOAD = part - 1u;
         SysTick->VAL = 0u;
         SysTick->CTRL = SysTick_CTRL_CLKSOURCE_Msk | SysTick_CTRL_ENABLE_Msk;
-        while ((SysTick->CTRL & SysTick_CTRL_COUNTFLAG_Msk) == 0) {
-        }
+        has_ended = systick_ends(part);
         SysTick->CTRL = 0u;
+        if (!has_ended) {
+            return E_TIME_OUT;
+        }
         cycles -= part;
     }
 
@@ -224,30 +263,31 @@ static void timer_clock_enable(const mxc_tmr_regs_t *tmr)
     }
 }
 
-/* Start counting peripheral clocks / 2^divider from 1, as one 32-bit timer. */
-static void timer_start(mxc_tmr_regs_t *tmr, uint32_t mode, uint32_t divider, uint32_t compare)
+/* Start counting peripheral clocks / 2^divider from 1, as one 32-bit timer; false if the timer does not respond. */
+static bool timer_start(mxc_tmr_regs_t *tmr, uint32_t mode, uint32_t divider, uint32_t compare)
 {
     timer_clock_enable(tmr);
     tmr->ctrl0 = 0u;
     tmr->ctrl1 = MXC_F_TMR_CTRL1_CASCADE;
     tmr->ctrl0 = mode | (divider << MXC_F_TMR_CTRL0_CLKDIV_A_POS) | MXC_F_TMR_CTRL0_CLKEN_A;
-    while ((tmr->ctrl1 & MXC_F_TMR_CTRL1_CLKRDY_A) == 0) {
+    if (!wait_for(&tmr->ctrl1, MXC_F_TMR_CTRL1_CLKRDY_A)) {
+        return false;
     }
     tmr->intfl = MXC_F_TMR_INTFL_IRQ_A;
     tmr->cnt = 1u;
-    while ((tmr->intfl & MXC_F_TMR_INTFL_WRDONE_A) == 0) {
+    if (!wait_for(&tmr->intfl, MXC_F_TMR_INTFL_WRDONE_A)) {
+        return false;
     }
     tmr->cmp = compare;
     tmr->ctrl0 |= MXC_F_TMR_CTRL0_EN_A;
-    while ((tmr->ctrl1 & MXC_F_TMR_CTRL1_CLKEN_A) == 0) {
-    }
+    return wait_for(&tmr->ctrl1, MXC_F_TMR_CTRL1_CLKEN_A);
 }
 
 #define STOPWATCH_DIVIDER 6u /* 64 clocks a step */
 
 void MXC_TMR_SW_Start(mxc_tmr_regs_t *tmr)
 {
-    timer_start(tmr, MXC_V_TMR_CTRL0_MODE_A_CONTINUOUS, STOPWATCH_DIVIDER, 0xFFFFFFFFu);
+    (void)timer_start(tmr, MXC_V_TMR_CTRL0_MODE_A_CONTINUOUS, STOPWATCH_DIVIDER, 0xFFFFFFFFu);
 }
 
 int MXC_TMR_SW_Stop(mxc_tmr_regs_t *tmr)
@@ -266,8 +306,11 @@ void MXC_TMR_Delay(mxc_tmr_regs_t *tmr, uint32_t us)
     while (cycles > 0u) {
         const uint32_t part = cycles > 0xFFFFFFFEu ? 0xFFFFFFFEu : (uint32_t)cycles;
 
-        timer_start(tmr, MXC_V_TMR_CTRL0_MODE_A_ONE_SHOT, 0u, part + 1u);
-        while ((tmr->intfl & MXC_F_TMR_INTFL_IRQ_A) == 0) {
+        if (!timer_start(tmr, MXC_V_TMR_CTRL0_MODE_A_ONE_SHOT, 0u, part + 1u)) {
+            return;
+        }
+        for (uint32_t polls = 0; polls < part && (tmr->intfl & MXC_F_TMR_INTFL_IRQ_A) == 0; polls++) {
+            /* Its flag ends the loop; see the top of this file. */
         }
         tmr->ctrl0 &= ~MXC_F_TMR_CTRL0_EN_A;
         tmr->intfl = MXC_F_TMR_INTFL_IRQ_A;
@@ -422,13 +465,15 @@ int LED_Init(void)
 #define UART_CLOCK_READY (1u << 19)
 #define UART_TX_FULL (1u << 7)
 
-/* 115200 baud from the 7.3728 MHz oscillator. */
-static void console_init(void)
+/* 115200 baud from the 7.3728 MHz oscillator; false if the console's clock does not start. */
+static bool console_init(void)
 {
     const mxc_gpio_cfg_t pins = { .port = MXC_GPIO0, .mask = MXC_GPIO_PIN_0 | MXC_GPIO_PIN_1, .func = MXC_GPIO_FUNC_ALT1,
                                   .pad = MXC_GPIO_PAD_NONE, .vssel = CONSOLE_VOLTAGE };
 
-    enable_oscillator(MXC_F_GCR_CLKCTRL_IBRO_EN, MXC_F_GCR_CLKCTRL_IBRO_RDY);
+    if (!enable_oscillator(MXC_F_GCR_CLKCTRL_IBRO_EN, MXC_F_GCR_CLKCTRL_IBRO_RDY)) {
+        return false;
+    }
     MXC_SYS_ClockEnable(MXC_SYS_PERIPH_CLOCK_UART0);
     (void)MXC_GPIO_Config(&pins);
 
@@ -436,9 +481,11 @@ static void console_init(void)
     REG32(UART0_CLKDIV) = 64u;
     REG32(UART0_OSR) = 5u;
     REG32(UART0_CTRL) |= UART_CLOCK_ENABLE;
-    while ((REG32(UART0_CTRL) & UART_CLOCK_READY) == 0) {
+    if (!wait_for(&REG32(UART0_CTRL), UART_CLOCK_READY)) {
+        return false;
     }
     REG32(UART0_CTRL) |= UART_FLUSH;
+    return true;
 }
 
 #define SIMO_VREGO_C 0x4000440Cu
@@ -447,17 +494,23 @@ static void console_init(void)
 int Board_Init(void)
 {
     REG32(SIMO_VREGO_C) = CNN_SUPPLY;
-    console_init();
+    if (!console_init()) {
+        return E_TIME_OUT;
+    }
     return LED_Init();
 }
 
 #if !defined(__riscv)
 
+/* A character is lost if the console takes none for too long. */
 static void console_put(char character)
 {
-    while ((REG32(UART0_STATUS) & UART_TX_FULL) != 0) {
+    for (uint32_t polls = 0; polls < CONSOLE_POLLS; polls++) {
+        if ((REG32(UART0_STATUS) & UART_TX_FULL) == 0) {
+            REG32(UART0_FIFO) = (uint8_t)character;
+            return;
+        }
     }
-    REG32(UART0_FIFO) = (uint8_t)character;
 }
 
 /* ---- system calls of the C library ------------------------------------------------------------------------- */

@@ -389,6 +389,8 @@ extern uint32_t SystemCoreClock; /* Hz; up to date after SystemCoreClockUpdate()
 #define INRO_FREQ 30000u
 
 void SystemCoreClockUpdate(void);
+
+/* E_NO_ERROR, E_BAD_PARAM, or E_TIME_OUT where the oscillator does not start; then the clock stays as it was. */
 int MXC_SYS_Clock_Select(mxc_sys_system_clock_t clock);
 void MXC_SYS_ClockEnable(mxc_sys_periph_clock_t clock);
 void MXC_SYS_ClockDisable(mxc_sys_periph_clock_t clock);
@@ -425,7 +427,7 @@ void MXC_ICC_Disable(mxc_icc_regs_t *icc);
 #define MXC_DELAY_MSEC(x) MSEC(x)
 #define MXC_DELAY_SEC(x) SEC(x)
 
-/* Wait for some microseconds. */
+/* Wait for some microseconds; E_TIME_OUT if the counter does not run. */
 int MXC_Delay(uint32_t us);
 
 /* ---- timers ------------------------------------------------------------------------------------------------ */
@@ -468,7 +470,7 @@ typedef struct {
 void MXC_TMR_SW_Start(mxc_tmr_regs_t *tmr);
 int MXC_TMR_SW_Stop(mxc_tmr_regs_t *tmr);
 
-/* Wait for some microseconds with a timer. */
+/* Wait for some microseconds with a timer; not at all if the timer does not respond. */
 void MXC_TMR_Delay(mxc_tmr_regs_t *tmr, uint32_t us);
 
 /* ---- pins -------------------------------------------------------------------------------------------------- */
@@ -595,7 +597,7 @@ void LED_On(unsigned int index);
 void LED_Off(unsigned int index);
 void LED_Toggle(unsigned int index);
 
-/* Clocks, console and LEDs; the start-up code calls it before main. */
+/* Clocks, console and LEDs; the start-up code calls it before main. E_TIME_OUT if the console does not start. */
 int Board_Init(void);
 
 #ifdef __cplusplus
