@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.arithmetic import WEIGHT_BITS
+from ai8x.checkpoint import normalized_name
 from ai8x.errors import Diagnostic, Diagnostics, Source
 from ai8x.network.yaml_nodes import show_text
 
@@ -26,7 +27,6 @@ DEFAULT_WEIGHT_BITS = 8
 MAX_SHIFT = 31
 """Bound on a stored shift that catches damaged files; the chips' limits are tighter."""
 
-_WRAPPERS = ("module", "_orig_mod")
 _MAX_RANK = 4
 _QUANTIZE = "run quantize.py on the checkpoint and use the file that it writes"
 
@@ -58,15 +58,6 @@ class LayerParameters:
         for array in (self.weight, self.bias):
             if array is not None:
                 array.setflags(write=False)
-
-
-def normalized_key(key: str) -> str:
-    """A key without the path components that training wrappers add (the first ``module``, the first ``_orig_mod``)."""
-    parts = key.split(".")
-    for wrapper in _WRAPPERS:
-        if wrapper in parts:
-            parts.remove(wrapper)
-    return ".".join(parts)
 
 
 def hardware_bias(bias: NDArray[Any], weight_bits: int) -> NDArray[Any]:
@@ -148,7 +139,7 @@ class _StateReader:
                                          allowed=allowed, help=help, level=level))
 
     def refuse_batch_norm(self) -> None:
-        keys = [normalized_key(key) for key in self._arrays if _is_batch_norm(key)]
+        keys = [normalized_name(key) for key in self._arrays if _is_batch_norm(key)]
         for layer in dict.fromkeys(key.rsplit(".", 2)[0] for key in keys):
             name = show_text(layer)
             self.add("E0540", f"layer '{name}' of the checkpoint has a batch normalisation that is not folded",
@@ -160,14 +151,14 @@ class _StateReader:
         for key in self._arrays:
             if not key.endswith(".weight") or _is_batch_norm(key):
                 continue
-            known = first.setdefault(normalized_key(key), key)
+            known = first.setdefault(normalized_name(key), key)
             if known != key:
                 self._check_copy(known, key)
         return list(first.values())
 
     def _check_copy(self, first: str, second: str) -> None:
         """Two keys stand for the same weights: they must be equal; a bias that is not used is worth a warning."""
-        name = show_text(normalized_key(first))
+        name = show_text(normalized_name(first))
         if not np.array_equal(self._arrays[first], self._arrays[second]):
             self.add("E0541", f"two keys with different values stand for '{name}'",
                      found=f"{show_text(first)}, {show_text(second)}", allowed="one key for each parameter",
@@ -180,7 +171,7 @@ class _StateReader:
 
     def layer(self, key: str) -> LayerParameters | None:
         """Parameters of the layer with this weight key; None after a finding."""
-        name = normalized_key(key).rsplit(".", 2)
+        name = normalized_name(key).rsplit(".", 2)
         if len(name) < 3:
             self.add("E0541", f"key '{show_text(key)}' belongs to no layer of ai8x", found=show_text(key),
                      allowed="<layer>.<op>.weight", help="use the layers of ai8x in the model, not plain torch layers")

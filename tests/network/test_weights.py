@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from ai8x.checkpoint import normalized_name
 from ai8x.errors import Diagnostics, UserError
-from ai8x.network.weights import correlation_kernel, hardware_bias, normalized_key, parameters_from_state
+from ai8x.network.weights import correlation_kernel, hardware_bias, parameters_from_state
 
 
 def state(prefix="", op="op", layers=("conv1", "fire.squeeze"), **changes):
@@ -60,7 +61,7 @@ def test_parameters_are_read_only():
     ("module.module.a.op.weight", "module.a.op.weight"),
 ])
 def test_wrappers_are_dropped_from_keys(key, expected):
-    assert normalized_key(key) == expected
+    assert normalized_name(key) == expected
 
 
 def test_layer_stored_twice_is_read_from_its_first_copy():
