@@ -1,9 +1,9 @@
 """The integer rules of the accelerators: rounding, saturation, pooling, weight ranges.
 
 Works on numpy integer arrays only. The simulators do not import this module: they state the same rules a
-second time, so that agreement is evidence (decisions.md, "Independence"). Start at `scale_accumulator`.
+second time, so that agreement is evidence (docs/design.md "Two witnesses"). Start at `scale_accumulator`.
 
-Source: spec/max78000-cnn.md section 4; decisions.md "Numerics".
+Source: spec/max78000-cnn.md section 4; docs/design.md "Numerics".
 """
 
 from __future__ import annotations

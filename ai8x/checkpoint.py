@@ -4,7 +4,7 @@ The only module that calls ``torch.load`` and ``torch.save``; torch is imported 
 Whatever is wrong with a file becomes one `UserError` that names the file, the reason and the repair; nothing that is
 damaged is accepted. Start at `Checkpoint`, `read_checkpoint` and `write_checkpoint`.
 
-Source: spec/ai8x-training.md sections 4 and 8; design/reliability.md section 7.
+Source: spec/ai8x-training.md sections 4 and 8; docs/design.md "Files".
 """
 
 from __future__ import annotations

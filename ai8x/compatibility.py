@@ -1,6 +1,6 @@
 """The vendor's process-wide setting: what `ai8x.set_device` set, for scripts that migrate.
 
-The one module that holds state (decisions.md, "Module state"). It is read only when a layer is constructed;
+The one module that holds state (docs/design.md "Levels"). It is read only when a layer is constructed;
 after that every layer carries its own device and mode. New code passes ``device=`` and calls
 `ai8x.nn.qat.switch_to_qat` or `ai8x.nn.base.set_integer_mode` instead.
 

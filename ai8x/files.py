@@ -3,7 +3,7 @@
 The one place that renames and deletes. Knows nothing of what is inside the files.
 Start at `atomic_write` and `output_folder`.
 
-Source: design/reliability.md section 7; design/ecosystem.md section 6.
+Source: docs/design.md "Files", "Libraries".
 """
 
 from __future__ import annotations

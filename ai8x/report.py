@@ -3,7 +3,7 @@
 Owns the report's content and its JSON form. Knows nothing of chips: `report_max78000.py` and `report_k210.py` fill it
 in, `report_html.py` draws it. Start at `Report`.
 
-Source: design/ecosystem.md section 2.2; design/reliability.md section 10.
+Source: docs/design.md "Libraries", "Honesty".
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Report:
         sample: where the sample came from, for people.
         layers: in the order of the network file.
         chips: one for each target.
-        verification: witness -> ``equal``, ``different: ...`` or ``skipped: ...`` (decisions.md).
+        verification: witness -> ``equal``, ``different: ...`` or ``skipped: ...`` (docs/design.md).
         accuracy: results on a test set, where one was run.
         messages: warnings and notices, as text.
     """

@@ -2,7 +2,7 @@
 
 Owns the geometry of the drawings; the page itself is ``templates/report.html.j2``. Start at `render_html`.
 
-Source: design/ecosystem.md section 2.2.
+Source: docs/design.md "Libraries".
 """
 
 from __future__ import annotations

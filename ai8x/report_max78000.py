@@ -2,7 +2,7 @@
 
 Start at `chip_report`.
 
-Source: spec/max78000-cnn.md sections 1, 5, 8 and 11; design/reliability.md section 10.
+Source: spec/max78000-cnn.md sections 1, 5, 8 and 11; docs/design.md "Honesty".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Start at `find_sample`.
 
-Source: design/decisions.md "Reading vendor files"; spec/max78000-cnn.md section 6.1 "Sample input".
+Source: docs/design.md "Reading vendor files"; spec/max78000-cnn.md section 6.1 "Sample input".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The stages in order: read, build, run the reference; for each target place, lower, generate, verify; report; publish
 the output folder as a whole. Every stage takes what the one before returned. Start at `synthesize`.
 
-Source: design/house.md section 4.3; design/decisions.md.
+Source: docs/design.md "One pass through everything".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TARGETS = ("max78000", "k210")
 """What ``--target`` accepts, besides ``all``."""
 
 WITNESSES = ("reference", "simulator", "firmware", "kmodel", "kpu_firmware")
-"""Executors of the verification record (decisions.md)."""
+"""Executors of the verification record (docs/design.md)."""
 
 Announce = Callable[[str], None]
 """Told what is being done, one short line at a time."""

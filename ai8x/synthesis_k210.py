@@ -2,7 +2,7 @@
 
 Start at `synthesize_k210`.
 
-Source: design/house.md section 4.3; spec/k210-kmodel.md.
+Source: docs/design.md "One pass through everything"; spec/k210-kmodel.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Start at `synthesize_max78000`.
 
-Source: design/house.md section 4.3; spec/virtual-boards.md section 5.
+Source: docs/design.md "One pass through everything"; spec/virtual-boards.md section 5.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `verify_max78000.py` and `verify_k210.py` do the comparing, each for its chip. Start at `Verdict`.
 
-Source: design/decisions.md "Verification record".
+Source: docs/design.md "Verification record".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 On the KPU the pooling of the next layer is fused into its producer, so there the pooled tensor is compared; the
 lowering recorded which tensor shows which layer. Start at `compare_kmodel`.
 
-Source: design/decisions.md "Verification record"; spec/k210-kmodel.md section 13.
+Source: docs/design.md "Verification record"; spec/k210-kmodel.md section 13.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The simulator keeps what every layer wrote; it is read back here at the places that the layout rules give, so a value
 in the wrong place counts as wrong. Start at `verify_simulator` and `compare_layers`.
 
-Source: design/decisions.md "Verification record"; spec/max78000-cnn.md section 5.3.
+Source: docs/design.md "Verification record"; spec/max78000-cnn.md section 5.3.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ai8x.network.reference import compare_layer
 from ai8x.verify import Verdict
 
 SEEDS = (1, 2)
-"""Random memory contents to start from; results must not depend on them (reliability.md R14)."""
+"""Random memory contents to start from; results must not depend on them (docs/design.md "Tests")."""
 
 
 def verify_simulator(network: Network, layers: Sequence[HardwareLayer], program: Program,

@@ -5,7 +5,7 @@ them alike; a ratio is the median over rounds. Absolute rates are printed for or
 
 Run: python benchmarks/qat_step.py [--batch 64] [--threads 2] [--rounds 15] [--model ai85net5]
 
-Source: design/users.md section 4.
+Source: docs/training.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may import whom, how long files and functions may be, and what must not be loaded (house.md 4.4, 5.6)."""
+"""Who may import whom, how long files and functions may be, and what must not be loaded (docs/design.md)."""
 
 import ast
 import subprocess

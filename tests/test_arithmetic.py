@@ -1,6 +1,6 @@
 """The integer rules against truth tables written by hand, and against exact rational arithmetic.
 
-Source: spec/max78000-cnn.md sections 4.1, 4.2, 4.4; decisions.md "Numerics".
+Source: spec/max78000-cnn.md sections 4.1, 4.2, 4.4; docs/design.md "Numerics".
 """
 
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""How messages look: the parts of house.md section 5.2 in their order."""
+"""How messages look: the parts of docs/design.md "Messages" in their order."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 """Writing never loses what was there, whichever file operation fails; folders of others are never replaced.
 
-Source: design/reliability.md sections 5 (R8) and 7.2.
+Source: docs/design.md "Files".
 """
 
 import errno

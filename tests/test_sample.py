@@ -1,4 +1,4 @@
-"""Where the sample comes from, and what cannot be one (decisions.md, "Reading vendor files")."""
+"""Where the sample comes from, and what cannot be one (docs/design.md "Reading vendor files")."""
 
 from pathlib import Path
 from typing import Any

@@ -16,7 +16,7 @@ from ai8x.errors import Diagnostic, ExitStatus, HardwareFault, UserError, format
 
 
 def run_main(body: Callable[[], int | None], *, debug: bool = False, json_errors: bool = False) -> int:
-    """Run a command's body and turn whatever it raises into an exit status (house.md section 5.2).
+    """Run a command's body and turn whatever it raises into an exit status (docs/design.md "Messages").
 
     Args:
         body: returns an exit status, or None for success.

@@ -1,6 +1,6 @@
 """The command ``synthesize.py``: network description and checkpoint to verified firmware.
 
-Source: design/decisions.md "Command lines"; design/ecosystem.md section 7.
+Source: docs/design.md "Command lines", "Libraries".
 """
 
 from __future__ import annotations

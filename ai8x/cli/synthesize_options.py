@@ -3,7 +3,7 @@
 Owns their names, groups and help texts, and their translation to `ProjectOptions`. Start at `add_project_options` and
 `project_options`.
 
-Source: spec/max78000-cnn.md section 7.3; design/decisions.md "Command lines".
+Source: spec/max78000-cnn.md section 7.3; docs/design.md "Command lines".
 """
 
 from __future__ import annotations

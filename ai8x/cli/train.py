@@ -3,7 +3,7 @@
 All settings of a run are fields of `ai8x.training.config.TrainConfig`; this module adds what to do with them. torch is
 imported only when there is something to do.
 
-Source: spec/ai8x-training.md sections 12 and 15; design/decisions.md "Command lines".
+Source: spec/ai8x-training.md sections 12 and 15; docs/design.md "Command lines".
 """
 
 from __future__ import annotations

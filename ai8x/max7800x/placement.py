@@ -4,7 +4,7 @@ Owns the defaults of the network file (section 7.2) and the error for a processo
 whether a placement fits the chip: that is `constraints.check_network`. Start at `LayerPlacement`, `Placement` and
 `place_network`.
 
-Source: spec/max78000-cnn.md sections 0, 6.2 and 7.2; decisions.md "Reading vendor files".
+Source: spec/max78000-cnn.md sections 0, 6.2 and 7.2; docs/design.md "Reading vendor files".
 """
 
 from __future__ import annotations

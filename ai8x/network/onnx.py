@@ -4,7 +4,7 @@ Convolutions run on float tensors that hold integers. Float32 is used where no p
 which it holds every integer; beyond that, sums over parts of the input channels are added up in float64. Operators
 such as QLinearConv are not used: they round halves to even, the chips round them up. Start at `export_onnx`.
 
-Source: design/ecosystem.md section 5; spec/max78000-cnn.md section 4.
+Source: docs/design.md "Libraries"; spec/max78000-cnn.md section 4.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Building an ONNX graph node by node; the one place that touches the onnx library.
 
-Source: design/ecosystem.md sections 3.1 and 5.
+Source: docs/design.md "Libraries".
 """
 
 from __future__ import annotations

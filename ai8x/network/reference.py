@@ -6,7 +6,7 @@ tensors and shares the integer rules of `ai8x.arithmetic`. Start at `run_network
 Exactness: products are summed in floating point only where no partial sum, in any order, can leave the range in
 which that format holds every integer (`accumulator_dtype`); everything else is integer arithmetic.
 
-Source: spec/max78000-cnn.md section 4; design/house.md section 4.5.
+Source: spec/max78000-cnn.md section 4; docs/design.md "Numerics".
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The tree is built from the event stream of PyYAML's pure-Python parser: limits h
 object is ever constructed, no scalar is interpreted (that is `ai8x.network.yaml_values`). Knows nothing of networks.
 Start at `read_nodes` and `Node`.
 
-Source: design/reliability.md section 7.1.
+Source: docs/design.md "Files".
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ place and layer. Knows nothing of the keys themselves. Start at `BadValue` and `
 Rules: integers are decimal or ``0x``; truth values are true and false in any case; maps of processors may contain
 dots and underscores for reading. YAML 1.1's surprises (010 = 8, no = false, 1:30 = 90) are refused.
 
-Source: design/reliability.md section 2; design/decisions.md "Reading vendor files"; spec/max78000-cnn.md section 7.
+Source: docs/design.md "Files", "Reading vendor files"; spec/max78000-cnn.md section 7.
 """
 
 from __future__ import annotations

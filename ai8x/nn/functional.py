@@ -7,7 +7,7 @@ here is a pure function of tensors; modes, limits and state belong to `ai8x.nn.b
 Two autograd functions do the work of one layer: one for weight and bias, one for the sum. Their gradients are
 those of rounding taken as the identity and of a clamp applied to the rounded value.
 
-Source: spec/ai8x-training.md section 5; decisions.md "Numerics".
+Source: spec/ai8x-training.md section 5; docs/design.md "Numerics".
 """
 
 from __future__ import annotations
@@ -372,7 +372,7 @@ def round_average(values: Tensor, *, rounded: bool) -> Tensor:
         truncated: 1.5 -> 1, -0.75 -> 0; rounded: 0.5 -> 1, 2.5 -> 3, -0.5 -> -1
 
     Source:
-        spec/ai8x-training.md sections 5.3, 5.4 and 5.7; decisions.md "Numerics".
+        spec/ai8x-training.md sections 5.3, 5.4 and 5.7; docs/design.md "Numerics".
     """
     if not rounded:
         return values.trunc()
@@ -467,7 +467,7 @@ def exact_dtype(bound: float) -> torch.dtype:
     """The float type in which sums up to a bound are exact integers.
 
     Source:
-        house.md section 4.5: float32 below 2**24, else float64.
+        docs/design.md "Numerics": float32 below 2**24, else float64.
     """
     return torch.float32 if bound < 1 << 24 else torch.float64
 

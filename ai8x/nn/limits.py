@@ -222,7 +222,7 @@ def check_pooling(request: LayerRequest, limits: TrainingLimits) -> Findings:
 
 
 def check_groups(request: LayerRequest, limits: TrainingLimits) -> Findings:
-    """Groups divide both channel counts; a chip without groups computes them as a dense layer (decisions.md)."""
+    """Groups divide both channel counts; a chip without groups computes them as a dense layer (docs/design.md)."""
     del limits
     groups = request.groups
     if groups < 1 or request.in_channels % groups or request.out_channels % groups:

@@ -2,7 +2,7 @@
 
 Files are read and written by `ai8x.checkpoint` alone; this module names the entries. Start at `TrainingCheckpoint`.
 
-Source: spec/ai8x-training.md section 8; design/reliability.md section 7.2.
+Source: spec/ai8x-training.md section 8; docs/design.md "Files".
 """
 
 from __future__ import annotations

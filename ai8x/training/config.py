@@ -3,7 +3,7 @@
 The command line, ``config.yaml`` of a run and ``--set`` are all derived from the fields of `TrainConfig`. No torch
 here: ``train.py --help`` must be quick.
 
-Source: spec/ai8x-training.md section 12; design/decisions.md "Command lines".
+Source: spec/ai8x-training.md section 12; docs/design.md "Command lines".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A batch is a pure function of (seed, epoch, batch number): order and augmentation are seeded from these three, never
 from a global generator. So a resumed run sees the same data, at any worker count. Start at `DataSpec` and `Samples`.
 
-Source: spec/ai8x-training.md section 11; design/reliability.md section 8.
+Source: spec/ai8x-training.md section 11; docs/design.md "Training that can be interrupted".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The split is part of the data set: chosen once by the rule in `split_indices`, the same for every ``--seed``.
 
-Source: design/decisions.md "Names"; scikit-learn's copy of the UCI optical recognition test set.
+Source: docs/design.md "Names"; scikit-learn's copy of the UCI optical recognition test set.
 """
 
 from __future__ import annotations

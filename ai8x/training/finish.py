@@ -2,7 +2,7 @@
 
 Start at `finish_run`.
 
-Source: spec/ai8x-training.md section 14; design/users.md section 3, row 4 (the per-layer report).
+Source: spec/ai8x-training.md section 14; docs/training.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Start at `StopRequest`.
 
-Source: design/reliability.md section 8.
+Source: docs/design.md "Training that can be interrupted".
 """
 
 from __future__ import annotations

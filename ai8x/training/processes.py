@@ -2,7 +2,7 @@
 
 torchrun sets the environment; without it there is one process and nothing here costs anything.
 
-Source: spec/ai8x-training.md section 12 (environment) and section 2 of design/users.md.
+Source: spec/ai8x-training.md section 12 (environment); docs/design.md "Training that can be interrupted".
 """
 
 from __future__ import annotations

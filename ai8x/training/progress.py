@@ -2,7 +2,7 @@
 
 Every line also goes to ``log.txt``, without control codes. Start at `Reporter`.
 
-Source: spec/ai8x-training.md section 14 (lines that scripts look for); design/ecosystem.md section 2.1.
+Source: spec/ai8x-training.md section 14 (lines that scripts look for); docs/design.md "Libraries".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Start at `layer_rows`.
 
-Source: issue 4 ("per-layer QAT report"); design/users.md section 3, row 4.
+Source: docs/training.md.
 """
 
 from __future__ import annotations

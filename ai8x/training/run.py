@@ -2,7 +2,7 @@
 
 Nothing is ever half written: checkpoints and texts go through `ai8x.files`. Start at `RunFolder`.
 
-Source: design/ecosystem.md section 6; design/reliability.md section 7.2; design/decisions.md "Names".
+Source: docs/design.md "Libraries", "Files", "Names".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Start at `start_training` and `resume_training`.
 
-Source: spec/ai8x-training.md sections 6 and 8; design/decisions.md "Command lines".
+Source: spec/ai8x-training.md sections 6 and 8; docs/design.md "Command lines".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Scalars follow one strict rule: true and false, decimal integers, floating-point numbers, ``null`` and text; quoted
 values are text. Start at `read_settings`.
 
-Source: design/reliability.md sections 2 and 7.1.
+Source: docs/design.md "Files".
 """
 
 from __future__ import annotations

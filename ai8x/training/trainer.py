@@ -4,7 +4,7 @@ Order of an epoch: prune and switch to QAT if they are due, train, validate, set
 copy, then the checkpoint, then the metrics. A process killed anywhere in between goes on from the last checkpoint and
 repeats the same numbers. Start at `Trainer`.
 
-Source: spec/ai8x-training.md sections 6, 8 and 14; design/reliability.md sections 7.2 and 8.
+Source: spec/ai8x-training.md sections 6, 8 and 14; docs/design.md "Files".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Start at `verify_kpu_firmware`.
 
-Source: design/decisions.md "Verification record"; spec/virtual-boards.md section 4.
+Source: docs/design.md "Verification record"; spec/virtual-boards.md section 4.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``synthesize.py`` from the command line: what it refuses, how it says so, and that a refusal leaves nothing behind.
 
-Source: design/house.md section 5.2; design/reliability.md sections 3 and 7.
+Source: docs/design.md "Messages", "Files".
 """
 
 import json

@@ -5,7 +5,7 @@ the reference; half go into the table of the chip (`device_faults`) and count as
 lowering and simulator share the table. A fault is without effect only if everything that the run left in data memory
 is the same; such faults are reported, and left out of the share.
 
-Source: design/reliability.md R13.
+Source: docs/design.md "Tests".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The same, with more networks and any seed: ``python -m tests.differential --seed 7 --count 2000``.
 
-Source: design/reliability.md section 5 (R1, R2, R15).
+Source: docs/design.md "Tests".
 """
 
 import shutil

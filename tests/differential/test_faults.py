@@ -1,6 +1,6 @@
 """Seeded faults are noticed: a sample of what ``python -m tests.differential.faults`` plants.
 
-Source: design/reliability.md R13.
+Source: docs/design.md "Tests".
 """
 
 import os

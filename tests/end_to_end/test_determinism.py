@@ -1,6 +1,6 @@
 """Equal inputs give byte-identical outputs, whoever runs the tool, where and when; outputs tell nothing of that.
 
-Source: design/reliability.md P6, R17 and section 9.
+Source: docs/design.md "Tests".
 """
 
 import getpass

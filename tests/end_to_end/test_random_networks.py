@@ -2,7 +2,7 @@
 
 Every test counts what it really compared and which corners it reached, so that none passes by refusing everything.
 
-Source: design/reliability.md sections 5 (R1, R2, R14, R15) and 6.
+Source: docs/design.md "Tests".
 """
 
 from collections import Counter
