@@ -13,10 +13,9 @@ import hashlib
 import io
 import json
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,19 @@ from numpy.typing import NDArray
 
 from ai8x.errors import Source, UserError, user_error
 from ai8x.files import atomic_write, read_bytes
+from ai8x.plain import is_storable, is_tensor, plain_value
+from ai8x.torch_file import (
+    MAX_EXPANSION,
+    MAX_MEMBERS,
+    SLACK_BYTES,
+    DamagedContent,
+    StoredClass,
+    StoredTensor,
+    SuspiciousArchive,
+    UnknownContent,
+    check_archive,
+    read_torch_file,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,9 +47,6 @@ SUFFIX_TORCH = ".pth.tar"
 SUFFIX_SAFETENSORS = ".safetensors"
 
 MAX_FILE_BYTES = 2 << 30
-MAX_MEMBERS = 10_000
-MAX_EXPANSION = 4
-_SLACK_BYTES = 1 << 20
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
 _WRAPPERS = ("module", "_orig_mod")
@@ -121,12 +130,14 @@ def _refusal(code: str, path: Path, message: str, *, found: str = "", allowed: s
     return user_error(code, message, source=Source(file=str(path)), found=found, allowed=allowed, help=help)
 
 
-def read_checkpoint(path: Path | str) -> Checkpoint:
+def read_checkpoint(path: Path | str, *, training: bool = True) -> Checkpoint:
     """Read a checkpoint of any generation, checking its integrity first.
 
     Args:
         path: ``.pth.tar`` and other names hold a torch archive; a file that starts with a safetensors header is
             recognised by its content.
+        training: keep what resuming needs, `Checkpoint.training`, which takes torch. Without it, torch is loaded only
+            for files that `ai8x.torch_file` does not know: those before PyTorch 1.6 and unusual content.
 
     Raises:
         UserError: E0501 unreadable, E0502 no checkpoint, E0503 damaged, E0504 suspicious structure, E0505 content
@@ -136,47 +147,49 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     data = read_bytes(path, limit=MAX_FILE_BYTES, code="E0501")
     if data.startswith(_ZIP_MAGIC):
         _check_archive(path, data)
-        return _from_payload(path, _load_torch(path, data), len(data), notices=())
+        payload = _load_torch(path, data) if training else _load_plain(path, data)
+        return _without_training(_from_payload(path, payload, len(data), notices=()), training)
     if path.suffix == SUFFIX_SAFETENSORS or _looks_like_safetensors(data):
         return _read_safetensors(path, data)
     if data.startswith(_PICKLE_MAGIC):
         notice = "the file is in the format of PyTorch before 1.6, which has no checksums; damage cannot be noticed"
-        return _from_payload(path, _load_torch(path, data), len(data), notices=(notice,))
+        checkpoint = _from_payload(path, _load_torch(path, data), len(data), notices=(notice,))
+        return _without_training(checkpoint, training)
     raise _refusal("E0502", path, "the file is no checkpoint", found=f"starts with {data[:8].hex(' ') or 'nothing'}",
                    allowed="a torch archive (.pth.tar) or .safetensors", help="give the file that training wrote")
 
 
+def _without_training(checkpoint: Checkpoint, training: bool) -> Checkpoint:
+    return checkpoint if training else replace(checkpoint, training={})
+
+
 def _check_archive(path: Path, data: bytes) -> None:
-    """Structure and checksums of a zip archive, before anything in it is interpreted."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            _check_members(path, members, len(data))
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError,
-            KeyError, OverflowError) as error:
-        raise _refusal("E0503", path, "the checkpoint is damaged", found=f"archive: {error}",
-                       allowed="a complete torch archive") from error
-    if damaged is not None:
-        raise _refusal("E0503", path, "the checkpoint is damaged", found=f"wrong checksum of member {damaged}",
-                       allowed="members with the checksums that were written")
-
-
-def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
-    names = [member.filename for member in members]
-    reason = ""
-    if len(names) > MAX_MEMBERS:
-        reason = f"{len(names)} members"
-    elif len(set(names)) != len(names):
-        reason = "members of the same name"
-    elif any(PurePosixPath(n).is_absolute() or ".." in PurePosixPath(n).parts or "\\" in n or "\0" in n for n in names):
-        reason = "a member whose name leaves the archive"
-    elif sum(member.file_size for member in members) > MAX_EXPANSION * size + _SLACK_BYTES:
-        reason = f"members of {sum(m.file_size for m in members)} bytes in a file of {size} bytes"
-    if reason:
-        raise _refusal("E0504", path, "the archive is not one that torch writes", found=reason,
+        check_archive(data)
+    except SuspiciousArchive as error:
+        raise _refusal("E0504", path, "the archive is not one that torch writes", found=str(error),
                        allowed=f"at most {MAX_MEMBERS} members of different plain names, not expanding more than "
-                       f"{MAX_EXPANSION} times", help="do not use this file unless you trust its origin")
+                       f"{MAX_EXPANSION} times", help="do not use this file unless you trust its origin") from error
+    except DamagedContent as error:
+        raise _refusal("E0503", path, "the checkpoint is damaged", found=str(error),
+                       allowed="a complete torch archive with the checksums that were written") from error
+
+
+def _load_plain(path: Path, data: bytes) -> Any:
+    """The object in a torch file without torch, if our own reader knows all that is in it."""
+    try:
+        return read_torch_file(data)
+    except UnknownContent:
+        return _load_torch(path, data)
+    except DamagedContent as error:
+        raise _refused_content(path, str(error)) from error
+
+
+def _refused_content(path: Path, found: str) -> UserError:
+    return _refusal("E0505", path, "the content of the checkpoint is refused", found=found,
+                    allowed="tensors, plain types and the classes Adam, AdamW and SGD",
+                    help="write the checkpoint again with tensors and plain types only, or get it again from its "
+                    "origin")
 
 
 def _load_torch(path: Path, data: bytes) -> Any:
@@ -190,10 +203,7 @@ def _load_torch(path: Path, data: bytes) -> Any:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise _refusal("E0505", path, "the content of the checkpoint is refused", found=reason[0][:200],
-                       allowed="tensors, plain types and the classes Adam, AdamW and SGD",
-                       help="write the checkpoint again with tensors and plain types only, or get it again from its "
-                       "origin") from error
+        raise _refused_content(path, reason[0][:200]) from error
 
 
 def _from_payload(path: Path, payload: Any, size: int, *, notices: tuple[str, ...]) -> Checkpoint:
@@ -201,7 +211,7 @@ def _from_payload(path: Path, payload: Any, size: int, *, notices: tuple[str, ..
     if not isinstance(payload, dict):
         raise _refusal("E0506", path, "the checkpoint is no dictionary", found=type(payload).__name__,
                        allowed="a dictionary with state_dict, epoch and arch")
-    if "state_dict" not in payload and payload and all(hasattr(value, "numpy") for value in payload.values()):
+    if "state_dict" not in payload and payload and all(is_tensor(value) for value in payload.values()):
         payload = {"state_dict": payload}
     state = payload.get("state_dict")
     if not isinstance(state, Mapping) or not state:
@@ -229,6 +239,8 @@ def _listed(names: Iterable[object]) -> str:
 
 def _plain_class(value: Any) -> Any:
     """The vendor stores the class of the optimizer; its name is enough to resume."""
+    if isinstance(value, StoredClass):
+        return value.name
     return value.__name__ if isinstance(value, type) else value
 
 
@@ -277,28 +289,39 @@ def _checked_sample(path: Path, arrays: Mapping[str, NDArray[Any]]) -> NDArray[A
 
 def _checked_arrays(path: Path, state: Mapping[Any, Any], size: int) -> dict[str, NDArray[Any]]:
     """Tensors as read-only arrays; types, sizes and values are checked first."""
-    import torch
-
     arrays: dict[str, NDArray[Any]] = {}
     total = 0
     for key, tensor in state.items():
-        reason = ""
-        if not isinstance(key, str):
-            reason = f"a name of type {type(key).__name__}"
-        elif not isinstance(tensor, torch.Tensor):
-            reason = f"{type(tensor).__name__} instead of a tensor"
-        elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-            reason = f"a tensor of kind {tensor.layout}, {tensor.dtype}"
-        else:
-            total += tensor.numel() * tensor.element_size()
-            if total > MAX_EXPANSION * size + _SLACK_BYTES:
-                reason = f"{tensor.numel()} elements, more than the file holds"
+        reason = _unusable(key, tensor)
+        if not reason:
+            total += _size_bytes(tensor)
+            if total > MAX_EXPANSION * size + SLACK_BYTES:
+                reason = f"{_size_bytes(tensor)} bytes, more than the file holds"
         if reason:
             raise _refusal("E0507", path, f"entry '{str(key)[:80]}' cannot be used", found=reason,
                            allowed="dense real tensors")
-        (array,) = arrays_from_tensors({key: tensor}).values()
+        array = tensor.array() if isinstance(tensor, StoredTensor) else arrays_from_tensors({key: tensor})[key]
         _add_array(path, arrays, key, array)
     return arrays
+
+
+def _unusable(key: Any, tensor: Any) -> str:
+    """Why an entry of the state is no parameter; empty if it is one."""
+    if not isinstance(key, str):
+        return f"a name of type {type(key).__name__}"
+    if not is_tensor(tensor):
+        return f"{type(tensor).__name__} instead of a tensor"
+    if isinstance(tensor, StoredTensor):
+        return ""
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        return f"a tensor of kind {tensor.layout}, {tensor.dtype}"
+    return ""
+
+
+def _size_bytes(tensor: Tensor | StoredTensor) -> int:
+    return tensor.size_bytes if isinstance(tensor, StoredTensor) else tensor.numel() * tensor.element_size()
 
 
 def _add_array(path: Path, arrays: dict[str, NDArray[Any]], key: str, array: NDArray[Any]) -> None:
@@ -370,47 +393,6 @@ def _in_order(path: Path, arrays: dict[str, NDArray[Any]], order: Any) -> dict[s
         raise _refusal("E0503", path, "the checkpoint is damaged", found="an order that does not name each tensor once",
                        allowed="the content that was written")
     return {name: arrays[name] for name in [*names, *(arrays.keys() - set(names))]}
-
-
-def plain_value(value: Any) -> Any:
-    """Mappings, sequences, text and numbers without numpy's and torch's types; arrays become nested lists.
-
-    Raises:
-        TypeError: for anything else, which a safe reader would refuse later.
-    """
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain_value(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_value(entry) for entry in value]
-    if hasattr(value, "tolist"):
-        return plain_value(value.tolist())
-    raise TypeError(f"{type(value).__name__} cannot be stored in a checkpoint")
-
-
-def is_storable(value: Any) -> bool:
-    """Whether `read_checkpoint` would take a value back; a checkpoint that cannot be read is lost work."""
-    pending, seen = [value], set()
-    while pending:
-        entry = pending.pop()
-        if isinstance(entry, (Mapping, list, tuple)):
-            if id(entry) in seen:  # a damaged pickle may contain itself
-                continue
-            seen.add(id(entry))
-        if isinstance(entry, Mapping):
-            pending += [*entry.keys(), *entry.values()]
-        elif isinstance(entry, (list, tuple)):
-            pending += entry
-        elif not (entry is None or type(entry) in (bool, int, float, str, bytes) or _is_tensor(entry)):
-            return False
-    return True
-
-
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
 
 
 def _description(checkpoint: Checkpoint) -> dict[str, Any]:

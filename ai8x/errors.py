@@ -51,6 +51,11 @@ class Source:
             return self.file
         return f"{self.file}:{self.line}:{self.column}"
 
+    @property
+    def underlined(self) -> str:
+        """What stands at the place, as typed; empty where no line is known."""
+        return self.text[self.column - 1 : self.column - 1 + self.length] if self.line else ""
+
     def excerpt(self) -> str:
         """The source line with the place underlined; empty where no line is known."""
         if not self.line or not self.text:

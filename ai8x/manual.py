@@ -137,6 +137,7 @@ KEY_MEANINGS: Mapping[str, str] = {
     "data_buffer": "rolling buffer",
     "weights": "file of test weights, for arch test",
     "bias": "file of test biases, for arch test",
+    "skip_checkpoint_layers": "layers of the checkpoint that the network does not use",
     "snoop": "bus snooping",
     "channels": "number of channels",
     "dim": "rows and columns",
@@ -173,6 +174,8 @@ KEY_MEANINGS: Mapping[str, str] = {
     "in_channel_skip": "leading channels of the sample to drop",
     "output": "also an output of the network (default: the last layer only)",
     "weight_source": "layer whose weights this one uses too",
+    "unit_weights": "1x1 convolution that copies `out_channels` channels (default: all behind) from this one on; the "
+                    "checkpoint has no entry for it",
     "buffer_shift": "rolling buffer: shift by so many",
     "buffer_insert": "rolling buffer: write so many",
     # Where it lies on the MAX78000.

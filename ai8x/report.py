@@ -1,7 +1,7 @@
 """What a synthesis run found out, as plain data: the one source of terminal table, ``report.json`` and ``report.html``.
 
 Owns the report's content and its JSON form. Knows nothing of chips: `report_max78000.py` and `report_k210.py` fill it
-in, `report_html.py` draws it. Start at `Report`.
+in, `report_html.py` draws it. docs/report.md explains every key. Start at `Report`.
 
 Source: docs/design.md "Libraries", "Honesty".
 """
@@ -13,8 +13,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-REPORT_FORMAT = 1
+from ai8x.capacity import Consumer, Remedy
+
+REPORT_FORMAT = 2
 """Version of the JSON form; raised when a key changes its meaning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerError:
+    """How far a layer's integers are from the float model's values, over the samples of `Report.error_samples`.
+
+    Args:
+        snr_db: power of the float output over power of the difference, in dB; None without any difference.
+        max_error: greatest absolute difference, in units of the float model.
+        peak: greatest magnitude of the float output.
+        saturated: share of outputs at an end of the integer range where the float output lies beyond it, 0 to 1.
+    """
+
+    snr_db: float | None
+    max_error: float
+    peak: float
+    saturated: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +44,7 @@ class LayerRow:
         index, name: as in the network file.
         operator: for people, such as ``Conv2d 3x3, pad 1, max pool 2x2``.
         inputs: names of the layers it reads, ``input`` for the network's input.
+        sources: the same as positions in `Report.layers`; -1 stands for the input, -2 for the rolling buffer.
         in_shape, out_shape: (C, H, W).
         macs: multiply-accumulates of one inference.
         weight_bits: 1, 2, 4 or 8; 0 without weights.
@@ -34,12 +54,14 @@ class LayerRow:
         output_shift: total shift, positive = left.
         output_bits: 8 or 32.
         is_output: whether the network returns it.
+        error: distance from the float model; None without one, or for a layer that the float model does not have.
     """
 
     index: int
     name: str
     operator: str
     inputs: tuple[str, ...]
+    sources: tuple[int, ...]
     in_shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
     macs: int
@@ -50,6 +72,7 @@ class LayerRow:
     output_shift: int
     output_bits: int
     is_output: bool
+    error: LayerError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +84,7 @@ class ChipLayer:
         name: step name on that chip.
         unit: what executes it, such as ``CNN``, ``KPU`` or ``CPU``.
         processors: what is enabled, for people (a mask in hexadecimal), or an empty string.
+        num_processors: how many that are; 0 for a unit that has none.
         cycles: of the chip's accelerator clock (CPU steps: of the same clock, so that they add up).
         time_us: at the report's clock.
         utilisation: multiply-accumulates divided by what the unit could do in these cycles, 0 to 1.
@@ -75,6 +99,7 @@ class ChipLayer:
     cycles: int
     time_us: float
     utilisation: float
+    num_processors: int = 0
     rough: bool = False
     timed: bool = True
 
@@ -131,18 +156,68 @@ class Resource:
         name: such as ``Weight memory``.
         used, capacity: in `unit`.
         unit: such as ``bytes``.
+        role: ``weights``, ``data`` or ``other``; resources of one role stand side by side in the comparison of chips.
         parts: use of each part (processor, quadrant), empty where it has none.
         part_capacity: capacity of each part.
         part_name: what a part is called.
+        group_size: parts that belong together (the processors of a quadrant); 0 without such groups.
+        group_name: what such a group is called.
     """
 
     name: str
     used: int
     capacity: int
     unit: str
+    role: str = "other"
     parts: tuple[int, ...] = ()
     part_capacity: int = 0
     part_name: str = ""
+    group_size: int = 0
+    group_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """Something that the result relies on and that no device has confirmed.
+
+    Args:
+        key: stable name, such as ``max78000-rolling-buffer``.
+        text: what it is about, one phrase.
+        effect: what would be wrong if it were not so.
+        source: page and section of the specification, or the file that says so.
+    """
+
+    key: str
+    text: str
+    effect: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One reason why a chip refuses the network; the parts are those of `ai8x.errors.Diagnostic`."""
+
+    code: str
+    message: str
+    layer: str = ""
+    found: str = ""
+    allowed: str = ""
+    help: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a chip cannot run the network, and what would make it fit.
+
+    Args:
+        findings: in the order in which they were found.
+        consumers: largest first within each memory.
+        remedies: cheapest first.
+    """
+
+    findings: tuple[Finding, ...]
+    consumers: tuple[Consumer, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,14 +228,19 @@ class ChipReport:
         target: ``max78000`` or ``k210``.
         title: for people.
         clock_hz: accelerator clock that times refer to.
+        peak_macs_per_cycle: multiply-accumulates of the whole accelerator in one cycle.
         layers: in execution order.
         total_cycles, total_time_us: of one inference.
         timing_note: what the figures include and how well they are known.
         memory_maps: memories over time.
         resources: everything that can run out.
-        unverified: facts used that no device has confirmed, one sentence each with its source.
+        plan_peak: highest byte in use in any data memory, plus one; None where there is no plan.
+        plan_lower_bound: bytes that the fullest memory needs at its worst step whatever the offsets; None where there
+            is no plan.
+        unverified: facts used that no device has confirmed.
         proofs: why the integers are exact, one sentence for each step, with the numbers.
         files: file name -> size in bytes of what was generated.
+        refusal: why the chip cannot run the network; everything measured is then 0 or empty.
     """
 
     target: str
@@ -170,11 +250,20 @@ class ChipReport:
     total_cycles: int
     total_time_us: float
     timing_note: str
+    peak_macs_per_cycle: int = 0
     memory_maps: tuple[MemoryMap, ...] = ()
     resources: tuple[Resource, ...] = ()
-    unverified: tuple[str, ...] = ()
+    plan_peak: int | None = None
+    plan_lower_bound: int | None = None
+    unverified: tuple[Fact, ...] = ()
     proofs: tuple[str, ...] = ()
     files: Mapping[str, int] = field(default_factory=dict)
+    refusal: Refusal | None = None
+
+    @property
+    def untimed(self) -> tuple[str, ...]:
+        """Names of the steps for which no time is known."""
+        return tuple(row.name for row in self.layers if not row.timed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +300,8 @@ class Report:
         verification: witness -> ``equal``, ``different: ...`` or ``skipped: ...`` (docs/design.md).
         accuracy: results on a test set, where one was run.
         messages: warnings and notices, as text.
+        labels: names of the classes, empty where they are not known.
+        error_samples: what `LayerRow.error` was measured on, for people; empty without a float model.
     """
 
     version: str
@@ -223,6 +314,8 @@ class Report:
     verification: Mapping[str, str]
     accuracy: tuple[Accuracy, ...] = ()
     messages: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    error_samples: str = ""
 
     @property
     def total_macs(self) -> int:

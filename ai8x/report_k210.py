@@ -9,17 +9,21 @@ from collections.abc import Mapping
 
 from ai8x.k210 import timing
 from ai8x.k210.budget import memory_budgets, tensor_names
-from ai8x.k210.device import K210
+from ai8x.k210.device import K210, LINE_BYTES
 from ai8x.k210.kmodel_layers import K210Conv
 from ai8x.k210.lower import LoweredModel
-from ai8x.k210.steps import ConvStep, Step
+from ai8x.k210.steps import ConvStep, Step, UploadStep
 from ai8x.memory import MemoryPlan
 from ai8x.network.ir import Network
-from ai8x.report import ChipLayer, ChipReport, MemoryBlock, MemoryMap, Resource
+from ai8x.report import ChipLayer, ChipReport, Fact, MemoryBlock, MemoryMap, Resource
+from ai8x.report_facts import known_fact
 
 TARGET = "k210"
 _PICK_OR_NONE = (0, 1, 5)
 """Pool types that files known to run on chips use, 9 aside; section 6."""
+
+_SHOWN = 3
+"""Steps without a known time that the note names."""
 
 
 def chip_report(network: Network, lowered: LoweredModel, milliseconds: Mapping[int, float],
@@ -36,14 +40,16 @@ def chip_report(network: Network, lowered: LoweredModel, milliseconds: Mapping[i
     unknown = [step.name for index, step in enumerate(lowered.steps) if index not in milliseconds]
     note = "estimated from measured layers (1.6 % rms, 4 % worst for KPU layers; main-memory results are rough)"
     if unknown:
-        note += f"; without {', '.join(unknown)}, for which no rate is known"
+        shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
+        note += f"; without {shown}, for which no rate is known"
     return ChipReport(
         target=TARGET, title="Kendryte K210", clock_hz=K210.kpu_clock_hz, layers=rows,
         total_cycles=sum(row.cycles for row in rows), total_time_us=sum(row.time_us for row in rows), timing_note=note,
         memory_maps=(_memory_map("KPU memory", "lines of 64 bytes", lowered, lowered.kpu_plan),
                      _memory_map("Main buffer", "bytes", lowered, lowered.main_plan)),
-        resources=_resources(lowered), unverified=_unverified_facts(lowered), files=files,
-        proofs=lowered.proofs)
+        peak_macs_per_cycle=K210.peak_mac_per_cycle, resources=_resources(lowered),
+        plan_peak=LINE_BYTES * lowered.kpu_plan.peak, plan_lower_bound=LINE_BYTES * lowered.kpu_plan.lower_bound,
+        unverified=unverified_facts(lowered, files), files=files, proofs=lowered.proofs)
 
 
 def _layer_row(network: Network, lowered: LoweredModel, index: int, step: Step,
@@ -77,18 +83,32 @@ def _memory_map(title: str, unit: str, lowered: LoweredModel, plan: MemoryPlan) 
 
 def _resources(lowered: LoweredModel) -> tuple[Resource, ...]:
     kpu = Resource(name="KPU memory", used=lowered.kpu_plan.peak, capacity=K210.memory.kpu_lines,
-                   unit="lines of 64 bytes")
+                   unit=f"lines of {LINE_BYTES} bytes", role="data")
     budgets = memory_budgets(len(lowered.data), lowered.model.main_mem_usage)
-    return (kpu, *(Resource(name=f"General RAM, {runtime}", used=used, capacity=capacity, unit="bytes")
+    return (kpu, *(Resource(name=f"General RAM, {runtime}", used=used, capacity=capacity, unit="bytes", role="weights")
                    for runtime, (used, capacity) in budgets.items()))
 
 
-def _unverified_facts(lowered: LoweredModel) -> tuple[str, ...]:
-    facts = []
+def unverified_facts(lowered: LoweredModel, files: Mapping[str, int]) -> tuple[Fact, ...]:
+    """Facts that this model and its runners rely on and that no device has confirmed.
+
+    Args:
+        lowered: the kmodel.
+        files: generated files.
+    """
     convs = [step for step in lowered.steps if isinstance(step, ConvStep)]
-    if any(step.pool not in _PICK_OR_NONE for step in convs):
-        facts.append("KPU pooling types other than max 2x2 and left-top pick, on a chip "
-                     "(spec/k210-kmodel.md sections 6 and 19.6)")
-    if any(step.depthwise and step.kernel == 1 for step in convs):
-        facts.append("depthwise 1x1 layers on a chip (spec/k210-kmodel.md section 19.6)")
-    return tuple(facts)
+    kpu_layers = [layer for layer in lowered.model.layers if isinstance(layer, K210Conv)]
+    fields = [layer.fields for layer in kpu_layers]
+    advised = K210.limits.advised_width, K210.limits.advised_height
+    applies = {
+        "k210-pooling": any(step.pool not in _PICK_OR_NONE for step in convs),
+        "k210-depthwise-1x1": any(step.depthwise and step.kernel == 1 for step in convs),
+        "k210-falling-table": any((layer.activation.mul < 0).any() for layer in kpu_layers),
+        "k210-partial-load": any((f["o_ch_num"] + 1) % (f["o_ch_num_coef"] + 1) for f in fields),
+        "k210-map-size": any(f["i_row_wid"] + 1 > advised[0] or f["i_col_high"] + 1 > advised[1] for f in fields),
+        "k210-main-memory-rate": any(step.main is not None for step in convs),
+        "k210-upload-rate": any(isinstance(step, UploadStep) for step in lowered.steps),
+        "k210-standalone-board": "standalone/board.c" in files,
+        "k210-sdk-runner": "runner_sdk.c" in files,
+    }
+    return tuple(known_fact(key) for key, used in applies.items() if used)

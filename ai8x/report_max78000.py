@@ -7,44 +7,51 @@ Source: spec/max78000-cnn.md sections 1, 5, 8 and 11; docs/design.md "Honesty".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ai8x.max7800x.cycles import layer_cycles, network_cycles, predicted_time_us, work_from_layer
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.lower import LoweringPlan
-from ai8x.max7800x.placement import PROCESSORS, format_map
+from ai8x.max7800x.options import Core, ProjectOptions
+from ai8x.max7800x.placement import LANES, PROCESSORS, DataFormat, format_map, set_bits
 from ai8x.max7800x.regions import DataRegion, data_regions
 from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, Activation, Eltwise, Layer, Network, Pool
-from ai8x.report import ChipLayer, ChipReport, MemoryBlock, MemoryMap, Resource
+from ai8x.report import ChipLayer, ChipReport, Fact, MemoryBlock, MemoryMap, Resource
+from ai8x.report_facts import known_fact
 
 TARGET = "max78000"
 MACS_PER_PROCESSOR = 9
 """Multiply-accumulates of one processor in one cycle: a 3x3 kernel; section 8.1, "one output slot per clock"."""
 
 
+DEFAULT_PROJECT = ProjectOptions()
+
+
 def chip_report(network: Network, plan: LoweringPlan, files: Mapping[str, int],
-                clock_hz: int | None = None) -> ChipReport:
+                project: ProjectOptions = DEFAULT_PROJECT) -> ChipReport:
     """Everything the report says about the network on this chip.
 
     Args:
         network: what is computed.
         plan: the placed network.
         files: generated files and their sizes in bytes.
-        clock_hz: accelerator clock; None for the chip's default.
+        project: choices of the project, such as the clock.
     """
-    clock_hz = clock_hz or plan.device.clock_hz
+    clock_hz = project.lower.clock_hz
     works = [work_from_layer(layer, kernels) for layer, kernels in zip(plan.layers, plan.kernels.kernels, strict=True)]
     total = network_cycles(works)
     rows = tuple(_layer_row(layer, layer_cycles(work), clock_hz)
                  for layer, work in zip(plan.layers, works, strict=True))
     streaming = any(layer.streaming for layer in plan.layers)
+    memory = data_memory_map(network, plan)
     return ChipReport(
         target=TARGET, title=plan.device.name.upper(), clock_hz=clock_hz, layers=rows, total_cycles=total,
         total_time_us=predicted_time_us(total, clock_hz), timing_note=_timing_note(streaming),
-        memory_maps=(data_memory_map(network, plan),), resources=resources(plan),
-        unverified=unverified_facts(network), files=files)
+        peak_macs_per_cycle=PROCESSORS * MACS_PER_PROCESSOR, memory_maps=(memory,),
+        resources=resources(plan, memory), plan_peak=memory.peak, plan_lower_bound=memory.lower_bound,
+        unverified=(*unverified_facts(network), *project_facts(plan, project)), files=files)
 
 
 def data_memory_map(network: Network, plan: LoweringPlan) -> MemoryMap:
@@ -62,38 +69,72 @@ def data_memory_map(network: Network, plan: LoweringPlan) -> MemoryMap:
         title="Data memory", unit="bytes", capacity=plan.device.geometry.data_words * plan.device.geometry.word_bytes,
         lanes=tuple(f"processors {per_instance * i} to {per_instance * (i + 1) - 1}" for i in used),
         steps=tuple(layer.name for layer in network.layers), blocks=blocks,
-        peak=max((block.end for block in blocks), default=0))
+        peak=max((block.end for block in blocks), default=0), lower_bound=_fullest(blocks))
 
 
-def resources(plan: LoweringPlan) -> tuple[Resource, ...]:
-    """Weight memory by processor, bias memory by quadrant, layers, quadrants."""
+def _fullest(blocks: Sequence[MemoryBlock]) -> int:
+    """Most bytes that tensors fill in one memory at one step, those that share words in turn counted once."""
+    fullest = 0
+    for one in blocks:
+        live = sorted((other.start, other.end) for other in blocks
+                      if other.lane == one.lane and other.first_step <= one.first_step <= other.last_step)
+        filled = reached = 0
+        for start, end in live:
+            filled += max(0, end - max(start, reached))
+            reached = max(reached, end)
+        fullest = max(fullest, filled)
+    return fullest
+
+
+def resources(plan: LoweringPlan, memory: MemoryMap) -> tuple[Resource, ...]:
+    """Weight memory by processor, bias memory by quadrant, data memory, layers, quadrants."""
     geometry = plan.device.geometry
     words = plan.kernels.mask_used.sum(axis=1)
     biases = tuple(int(entries.size) for entries in plan.kernels.bias_bytes)
     return (
         Resource(name="Weight memory", used=int(words.sum()), capacity=int(np.prod(plan.kernels.mask_used.shape)),
-                 unit="72-bit words", parts=tuple(int(n) for n in words), part_capacity=geometry.mask_words,
-                 part_name="processor"),
+                 unit="72-bit words", role="weights", parts=tuple(int(n) for n in words),
+                 part_capacity=geometry.mask_words, part_name="processor", group_size=geometry.processors_per_quadrant,
+                 group_name="quadrant"),
         Resource(name="Bias memory", used=sum(biases), capacity=geometry.bias_entries * geometry.num_quadrants,
                  unit="bytes", parts=biases, part_capacity=geometry.bias_entries, part_name="quadrant"),
+        Resource(name="Data memory, fullest instance", used=memory.peak, capacity=memory.capacity, unit="bytes",
+                 role="data"),
         Resource(name="Layers", used=len(plan.layers), capacity=plan.device.limits.max_layers, unit="layers"),
         Resource(name="Powered quadrants", used=len(plan.placement.used_quadrants), capacity=geometry.num_quadrants,
-                 unit="quadrants"),
+                 unit="quadrants", part_name="quadrant", part_capacity=1,
+                 parts=tuple(int(q in plan.placement.used_quadrants) for q in range(geometry.num_quadrants))),
     )
 
 
-def unverified_facts(network: Network) -> tuple[str, ...]:
-    """Facts that this network relies on and that no device has confirmed; section 11 lists them all."""
+def unverified_facts(network: Network) -> tuple[Fact, ...]:
+    """Facts about arithmetic that this network relies on and that no device has confirmed."""
     facts = []
     averaging = [layer for layer in network.layers if layer.pool.kind is Pool.AVG]
     if any(_averages_negative(network, layer) for layer in averaging):
-        facts.append("average pooling of negative sums that do not divide evenly (spec/max78000-cnn.md section 4.4)")
+        facts.append(known_fact("max78000-average-negative"))
     if any(layer.average_rounded for layer in averaging):
-        facts.append("average pooling with rounding, for negative ties (spec/max78000-cnn.md section 4.4)")
+        facts.append(known_fact("max78000-average-rounding"))
     worst = max((_worst_accumulator(layer) for layer in network.layers), default=0)
     if worst >= 1 << 25:
-        facts.append(f"accumulators beyond 26 bits: this network can reach {worst} (spec/max78000-cnn.md section 4.2)")
+        facts.append(known_fact("max78000-accumulator", f"up to {worst:,}"))
+    if network.buffer is not None:
+        facts.append(known_fact("max78000-rolling-buffer"))
     return tuple(facts)
+
+
+def project_facts(plan: LoweringPlan, project: ProjectOptions) -> tuple[Fact, ...]:
+    """Facts about input, memories and start that the generated project relies on and that no device has confirmed."""
+    first = plan.layers[0]
+    chw_lanes = first.placement.data_format is DataFormat.CHW and any(p % LANES for p in set_bits(first.processors))
+    code, lower = project.code, project.lower
+    streams = any(layer.streaming for layer in plan.layers)
+    applies = {
+        "max78000-chw-lanes": chw_lanes, "max78000-stream-rollover": streams, "max78000-stream-time": streams,
+        "max78000-memory-sleep": lower.power_down_unused, "max78000-self-test": lower.zero_memories,
+        "max78000-riscv-start": code.core is Core.RISCV, "max78000-timers": bool(code.timed),
+    }
+    return tuple(known_fact(key) for key, used in applies.items() if used)
 
 
 def _layer_row(layer: HardwareLayer, cycles: int, clock_hz: int) -> ChipLayer:
@@ -101,7 +142,7 @@ def _layer_row(layer: HardwareLayer, cycles: int, clock_hz: int) -> ChipLayer:
     return ChipLayer(
         index=layer.index, name=layer.name, unit="CNN", processors=format_map(layer.processors), cycles=cycles,
         time_us=cycles / clock_hz * 1e6, utilisation=layer.layer.macs / (cycles * peak),
-        rough=layer.streaming)
+        num_processors=layer.active_processors.bit_count(), rough=layer.streaming)
 
 
 def _timing_note(streaming: bool) -> str:

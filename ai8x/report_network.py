@@ -56,7 +56,7 @@ def _source_name(network: Network, index: int) -> str:
 def _row(network: Network, layer: Layer) -> LayerRow:
     inputs = tuple(_source_name(network, index) for index in layer.inputs)
     return LayerRow(
-        index=layer.index, name=layer.name, operator=operator_text(layer), inputs=inputs,
+        index=layer.index, name=layer.name, operator=operator_text(layer), inputs=inputs, sources=layer.inputs,
         in_shape=layer.operand_shape.as_tuple(), out_shape=layer.out_shape.as_tuple(), macs=layer.macs,
         weight_bits=layer.weight_bits if layer.op.has_weights else 0, weight_bytes=layer.weight_bytes,
         bias_bytes=0 if layer.bias is None else int(layer.bias.size), activation=layer.activation.value,

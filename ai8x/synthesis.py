@@ -30,6 +30,8 @@ from ai8x.report import Accuracy, ChipReport, Report, to_json
 from ai8x.report_html import render_html
 from ai8x.report_network import layer_rows
 from ai8x.sample import Sample, find_sample, repeat_words, sample_shape_error
+from ai8x.synthesis_float import float_errors
+from ai8x.synthesis_refusal import TargetRefused, report_refusal, run_stage
 from ai8x.verify import Verdict
 
 TARGETS = ("max78000", "k210")
@@ -57,6 +59,7 @@ class SynthesisOptions:
         average_rounded: average pooling rounds (``--avg-pool-rounding``).
         test_samples: items of the data set's test part to run on the simulators; the reference runs all of them.
         dataset: data set for that, and for the sample; empty = the one that the network file names.
+        float_checkpoint: the model before it was quantised; the report then shows every layer's distance from it.
         max78000: choices for the MAX78000's project.
     """
 
@@ -70,6 +73,7 @@ class SynthesisOptions:
     average_rounded: bool = False
     test_samples: int = 0
     dataset: str = ""
+    float_checkpoint: Path | None = None
     max78000: ProjectOptions = DEFAULT_PROJECT
 
 
@@ -144,17 +148,24 @@ def synthesize(options: SynthesisOptions, announce: Announce = lambda line: None
         announce: told about progress.
 
     Raises:
-        UserError: the input is refused; nothing is written.
+        UserError: the input is refused; nothing is written, but where a chip refuses the network itself, a report in a
+            folder beside the output folder.
     """
     check_replaceable(options.out, overwrite=options.overwrite)
     inputs = read_inputs(options)
     announce(f"{inputs.network.name}: {len(inputs.network.layers)} layers, sample {inputs.sample.origin}")
-    with output_folder(options.out, _manifest(options), overwrite=options.overwrite) as folder:
-        results = tuple(_stage(target)(inputs, options, folder / target, announce) for target in options.targets)
-        accuracy = measure_accuracy(inputs, results, options, announce) if options.test_samples else ()
-        result = _conclude(inputs, options, results, accuracy)
-        _write_reports(folder, inputs, result)
-    return result
+    try:
+        with output_folder(options.out, _manifest(options), overwrite=options.overwrite) as folder:
+            results = tuple(run_stage(target, _stage(target), inputs, options, folder / target, announce)
+                            for target in options.targets)
+            accuracy = measure_accuracy(inputs, results, options, announce) if options.test_samples else ()
+            result = _conclude(inputs, options, results, accuracy)
+            _write_reports(folder, inputs, result)
+        return result
+    except TargetRefused as refused:
+        place = report_refusal(refused, _report(inputs, options, (), ()), _stage, inputs, options)
+        announce(f"what does not fit: {place / 'report.html'}")
+        raise
 
 
 def read_inputs(options: SynthesisOptions) -> Inputs:
@@ -164,7 +175,7 @@ def read_inputs(options: SynthesisOptions) -> Inputs:
         UserError: a file is missing, damaged, or does not suit the others.
     """
     file = read_network_file(options.network)
-    checkpoint = read_checkpoint(options.checkpoint)
+    checkpoint = read_checkpoint(options.checkpoint, training=False)
     warnings = Diagnostics()
     parameters = parameters_from_state(checkpoint.state, file=str(options.checkpoint), warnings=warnings)
     sample = find_sample(options.sample, checkpoint, options.dataset or file.dataset, first_test_item)
@@ -249,16 +260,27 @@ def _conclude(inputs: Inputs, options: SynthesisOptions, results: Sequence[Targe
     absent = "this target was not asked for"
     verdicts = tuple(found.get(w, Verdict(witness=w, skipped=absent)) for w in WITNESSES)
     messages = (*inputs.messages, *(m for result in results for m in result.messages))
-    network = inputs.network
-    report = Report(
-        version=__version__, network=network.name, dataset=network.dataset,
-        input_shape=network.input_shape.as_tuple(), sample=inputs.sample.origin, layers=layer_rows(network),
-        chips=tuple(result.chip for result in results),
-        verification={verdict.witness: str(verdict) for verdict in verdicts}, accuracy=accuracy,
-        messages=tuple(_without_folder(message).headline() for message in messages))
+    report = replace(_report(inputs, options, verdicts, messages), chips=tuple(result.chip for result in results),
+                     accuracy=accuracy)
     different = any(row.mismatches for row in accuracy)
     return SynthesisResult(folder=options.out, report=report, verdicts=verdicts, messages=messages,
                            accuracy_differs=different)
+
+
+def _report(inputs: Inputs, options: SynthesisOptions, verdicts: Sequence[Verdict],
+            messages: Sequence[Diagnostic]) -> Report:
+    """The report without what the targets found out."""
+    network = inputs.network
+    rows, error_samples = layer_rows(network), ""
+    if options.float_checkpoint is not None:
+        dataset = options.dataset or network.dataset
+        rows, error_samples = float_errors(rows, inputs.checkpoint, options.float_checkpoint, inputs.sample, dataset)
+    return Report(
+        version=__version__, network=network.name, dataset=network.dataset,
+        input_shape=network.input_shape.as_tuple(), sample=inputs.sample.origin, layers=rows, chips=(),
+        verification={verdict.witness: str(verdict) for verdict in verdicts},
+        messages=tuple(_without_folder(message).headline() for message in messages), labels=network.labels,
+        error_samples=error_samples)
 
 
 def _without_folder(message: Diagnostic) -> Diagnostic:
@@ -278,7 +300,7 @@ def _write_reports(folder: Path, inputs: Inputs, result: SynthesisResult) -> Non
 
 def _manifest(options: SynthesisOptions) -> dict[str, Any]:
     """Tool, inputs by name and digest, options: equal inputs give equal manifests on any machine."""
-    sources = [options.network, options.checkpoint, *([options.sample] if options.sample else [])]
+    sources = [options.network, options.checkpoint, *(path for path in (options.sample, options.float_checkpoint) if path)]
     return {
         "tool": "ai8x", "version": __version__,
         "inputs": {path.name: digest(path.read_bytes()) for path in sources if path.is_file()},

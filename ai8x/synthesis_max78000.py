@@ -76,7 +76,7 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
     def run_outputs(samples: NDArray[Any]) -> NDArray[np.int64]:
         return np.stack(list(run_samples(plan.device, program, plan.layers, samples)))
 
-    chip = completed.with_file_numbers(chip_report(network, plan, files, clock_hz=project.lower.clock_hz))
+    chip = completed.with_file_numbers(chip_report(network, plan, files, project))
     # A network that was cut has no classes to count.
     return TargetResult(verdicts=verdicts, chip=chip, messages=(*completed.notices, *messages),
                         run_outputs=run_outputs if project.stop_after is None else None)

@@ -14,12 +14,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "arithmetic", "registers", "files"),
-    ("device", "memory", "network.ir"),
-    ("network", "checkpoint", "toolchain", "sample", "ctext"),
+    ("device", "memory", "capacity", "network.ir"),
+    ("network", "checkpoint", "torch_file", "plain", "toolchain", "sample", "ctext"),
     ("max7800x", "k210"),
     ("virtual", "verify", "verify_max78000", "verify_k210", "report", "report_html", "report_k210", "report_max78000",
-     "report_network", "report_terminal"),
-    ("cli", "simulate", "synthesis", "synthesis_max78000", "synthesis_k210", "manual", "manual_codes"),
+     "report_network", "report_terminal", "report_facts", "report_compare", "report_graph", "report_drawings"),
+    ("cli", "simulate", "synthesis", "synthesis_max78000", "synthesis_k210", "synthesis_float",
+     "synthesis_refusal", "manual", "manual_codes"),
 )
 TRAINING = ("nn", "training", "compatibility", "quantization")
 HEAVY = ("torch", "torchvision", "unicorn", "elftools", "tensorboard", "sklearn", "onnx", "matplotlib")

@@ -18,14 +18,13 @@ import torch
 from ai8x.checkpoint import (
     Checkpoint,
     arrays_from_tensors,
-    is_storable,
     normalized_name,
-    plain_value,
     read_checkpoint,
     write_checkpoint,
 )
 from ai8x.errors import UserError
 from ai8x.nn import modules
+from ai8x.plain import is_storable, plain_value
 
 SUFFIXES = (".pth.tar", ".safetensors")
 
@@ -339,7 +338,8 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, suffix: str, monkeyp
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("value", [np.float32(1), {"a": [Path("x")]}, (1, object()), {1, 2}, torch.optim.SGD], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [np.float32(1), {"a": [Path("x")]}, (1, object()), {1, 2}, torch.optim.SGD],
+                         ids=lambda value: type(value).__name__)
 def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, value: object) -> None:
     assert not is_storable(value)
     with pytest.raises(TypeError):

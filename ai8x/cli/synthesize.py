@@ -60,6 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
                        help="also classify the data set's test part: all of it with the reference, N items on each "
                             "simulator (default: 0, none)")
     check.add_argument("--dataset", metavar="NAME", help="data set for that (default: the network description's)")
+    parser.advanced(check, "--float-checkpoint", type=Path, metavar="FILE",
+                    help="the model before quantize.py: the report then shows every layer's distance from it (needs "
+                         "torch)")
     other = parser.add_argument_group("messages")
     other.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     other.add_argument("--json-errors", action="store_true", help="print diagnostics as JSON on standard error")
@@ -130,7 +133,8 @@ def options_from(arguments: argparse.Namespace) -> SynthesisOptions:
         network=network, checkpoint=_input_file(arguments, "checkpoint", "checkpoint_file"),
         out=_folder(arguments, network), targets=_targets(arguments), sample=arguments.sample_input,
         verify=arguments.verify, overwrite=arguments.overwrite, average_rounded=arguments.avg_pool_rounding,
-        test_samples=arguments.test_samples, dataset=arguments.dataset or "", max78000=project_options(arguments))
+        test_samples=arguments.test_samples, dataset=arguments.dataset or "",
+        float_checkpoint=arguments.float_checkpoint, max78000=project_options(arguments))
 
 
 def _execute(arguments: argparse.Namespace) -> int:

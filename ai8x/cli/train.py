@@ -20,10 +20,11 @@ from ai8x.errors import ExitStatus, user_error
 from ai8x.training.config import Option, TrainConfig, config_options, field_types, parse_assignment
 
 _NEWEST = ""
-SUMMARIES = ("model", "compute", "memory", "sparsity")
+SUMMARIES = ("model", "modules", "compute", "memory", "sparsity", "onnx", "onnx_simplified", "png", "png_simplified",
+             "png_w_params")
 
 DROPPED_OPTIONS: dict[str, int | str] = {"--pretrained": 0, "--activation-stats": "*", "--act-stats": "*",
-                                         "--kd-pretrained": 0, "--summary-filename": 1}
+                                         "--kd-pretrained": 0}
 """Options of ai8x-training without a meaning here, and how many values they take."""
 
 LATER_OPTIONS: dict[str, int | str] = {
@@ -96,8 +97,11 @@ def _add_actions(parser: CommandParser) -> None:
     parser.advanced(evaluation, "--slice-sample", action="store_true",
                     help="with --save-sample: keep only the first three channels")
     parser.advanced(evaluation, "--summary", metavar="KIND", choices=SUMMARIES,
-                    help="print the model's layers (model), multiply-accumulates (compute), bytes (memory) or zeros "
-                         "(sparsity), and stop")
+                    help="print the model's layers (model, modules), multiply-accumulates (compute), bytes (memory) or "
+                         "zeros (sparsity), or write the float network as ONNX (onnx; onnx_simplified folds "
+                         "BatchNorm), and stop")
+    parser.advanced(evaluation, "--summary-filename", metavar="NAME", default="model",
+                    help="with --summary onnx: name of the file, without .onnx (default: model)")
     running = parser.add_argument_group("going on and configuration")
     running.add_argument("--resume", "--resume-from", nargs="?", const=_NEWEST, metavar="RUN|FILE",
                          help="go on with a run (default: the newest), exactly where it stopped")
@@ -212,9 +216,12 @@ def _evaluate(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
 
 
 def _summarise(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
-    from ai8x.training.listing import summarise
+    from ai8x.training.listing import SummaryRequest, summarise
 
-    for line in summarise(arguments.summary, settings, _path(arguments.evaluate or arguments.weights)):
+    request = SummaryRequest(kind=arguments.summary, settings=settings,
+                             file=_path(arguments.evaluate or arguments.weights),
+                             target=Path(f"{arguments.summary_filename.removesuffix('.onnx')}.onnx"))
+    for line in summarise(request):
         print(line)
 
 

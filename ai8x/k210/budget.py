@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ai8x.errors import Diagnostic, Diagnostics, UserError
+from ai8x.capacity import Consumer, DoesNotFit, Remedy
+from ai8x.errors import Diagnostic
 from ai8x.k210.constraints import runs_in_float
 from ai8x.k210.device import K210
 from ai8x.k210.steps import KpuMap, LoweredSteps, Step, buffer_written, map_written
@@ -22,22 +23,28 @@ def check_memories(network: Network, lowered: LoweredSteps, kpu: MemoryPlan, mai
     """Refuse plans that exceed their memory.
 
     Raises:
-        UserError: E0450 KPU RAM, E0451 main memory; with the layers that hold most at the fullest step and a remedy.
+        DoesNotFit: E0450 KPU RAM, E0451 main memory; with the layers that hold most at the fullest step and a remedy.
     """
     names = tensor_names(lowered.steps, lowered.input_map)
-    found = Diagnostics()
+    found: list[Diagnostic] = []
+    consumers: list[Consumer] = []
+    remedies: list[Remedy] = []
     for plan, code, memory, unit in ((kpu, "E0450", "KPU RAM", "lines of 64 bytes"),
                                      (main, "E0451", "main memory", "bytes")):
         if plan.fits:
             continue
         step = fullest_step(plan)
-        found.add(Diagnostic(
+        consumers += [Consumer(memory=memory, layer=label(b, names), amount=b.size, unit=unit)
+                      for b in sorted(_live(plan, step), key=lambda b: -b.size)[:_SHOWN]]
+        remedies.append(_remedy(plan, step, names, unit))
+        found.append(Diagnostic(
             code=code, message=f"k210: '{network.name}' does not fit the {memory}",
             found=f"{plan.peak} {unit}; at step {step} '{_step_name(lowered, step)}' live: "
                   f"{live_at(plan, step, names)}",
             allowed=f"{plan.capacity} {unit} (no order of placing needs less than {plan.lower_bound})",
-            help=_remedy(plan, step, names)))
-    found.raise_if_errors()
+            help=remedies[-1].action))
+    if found:
+        raise DoesNotFit(found, consumers=tuple(consumers), remedies=tuple(remedies))
 
 
 def tensor_names(steps: Sequence[Step], input_map: KpuMap) -> dict[str, str]:
@@ -76,36 +83,47 @@ def _step_name(lowered: LoweredSteps, step: int) -> str:
     return lowered.steps[step].name if 0 <= step < len(lowered.steps) else "input"
 
 
-def _remedy(plan: MemoryPlan, step: int, names: Mapping[str, str]) -> str:
+def _remedy(plan: MemoryPlan, step: int, names: Mapping[str, str], unit: str) -> Remedy:
     """The smallest change that would do: shrink the largest tensor of the fullest step."""
     live = _live(plan, step)
     largest = max(live, key=lambda b: b.size)
+    needed = sum(b.size for b in live)
     excess = max(plan.lower_bound, plan.peak) - plan.capacity
     name = label(largest, names)
     if excess >= largest.size:
-        return f"halve the height and width of the first layers; '{name}' alone is not enough"
+        return Remedy(action=f"halve the height and width of the first layers; '{name}' alone is not enough",
+                      effect=f"the fullest step then needs about {needed // 4} of {plan.capacity} {unit}")
     keep = 100 * (largest.size - excess) // largest.size
-    return f"reduce the channels of '{name}' to {keep} % of what they are, or pool before it"
+    return Remedy(action=f"reduce the channels of '{name}' to {keep} % of what they are, or pool before it",
+                  effect=f"the fullest step then needs about {needed - largest.size + keep * largest.size // 100} of "
+                         f"{plan.capacity} {unit}")
 
 
 def check_budget(network: Network, file_bytes: int, main_bytes: int) -> None:
     """Refuse a model that does not fit general RAM together with its main buffer.
 
     Raises:
-        UserError: E0452, with the budget of every runtime and the layer whose weights take most.
+        DoesNotFit: E0452, with the budget of every runtime and the layer whose weights take most.
     """
     total, capacity = file_bytes + main_bytes, K210.memory.general_bytes
     if total <= capacity:
         return
-    largest = max(network.layers, key=_file_bytes)
+    by_size = sorted(network.layers, key=lambda layer: (-_file_bytes(layer), layer.index))
+    largest = by_size[0]
     budgets = "; ".join(f"{runtime} {available}" for runtime, (_, available) in
                         memory_budgets(file_bytes, main_bytes).items())
-    raise UserError(Diagnostic(
+    action = f"reduce the weights of '{largest.name}', which take {_file_bytes(largest)} bytes of the file"
+    finding = Diagnostic(
         code="E0452", message=f"k210: '{network.name}' does not fit the general RAM", source=largest.source,
         layer=largest.name, layer_index=largest.index,
         found=f"{file_bytes} bytes of kmodel and {main_bytes} bytes of main buffer",
         allowed=f"{capacity} bytes in all; practical budgets: {budgets}",
-        help=f"reduce the weights of '{largest.name}', which take {_file_bytes(largest)} bytes of the file"))
+        help=action)
+    raise DoesNotFit(
+        finding,
+        consumers=tuple(Consumer(memory="general RAM", layer=layer.name, amount=_file_bytes(layer), unit="bytes")
+                        for layer in by_size[:_SHOWN]),
+        remedies=(Remedy(action=action, effect=f"{total - capacity} bytes less are needed"),))
 
 
 def _file_bytes(layer: Layer) -> int:

@@ -168,6 +168,11 @@ K210 = K210Device(
 )
 
 
+def arbitrary_bytes(size: int, seed: int) -> NDArray[np.uint8]:
+    """Contents of a memory at power-on: anything, but the same for the same seed."""
+    return np.frombuffer(np.random.default_rng(seed).bytes(size), np.uint8).copy()
+
+
 # ---------------------------------------------------------------------------------------------- KPU RAM layout
 
 def channels_per_line(width: int) -> int:

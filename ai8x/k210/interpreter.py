@@ -63,16 +63,16 @@ class KmodelRun:
 class _Runner:
     """The state of one run."""
 
-    def __init__(self, data: bytes, file: KModelFile, options: KpuOptions) -> None:
+    def __init__(self, data: bytes, file: KModelFile, options: KpuOptions, seed: int) -> None:
         self.data = data
         self.file = file
         self.options = options
-        self.kpu = Kpu(options)
+        self.kpu = Kpu(options, seed=seed)
         needed = len(data) + file.model.main_mem_usage
         if needed > K210.memory.general_bytes:
             raise HardwareFault(f"the file of {len(data)} bytes and the main buffer of {file.model.main_mem_usage} "
                                 f"bytes exceed the general RAM of {K210.memory.general_bytes} bytes")
-        self.memory = MainMemory(file.model.main_mem_usage)
+        self.memory = MainMemory(file.model.main_mem_usage, seed=seed + 1)
 
     def fetch(self, address: int, size: int) -> bytes:
         """Bus read of the KPU: the uncached alias of the loaded file."""
@@ -201,7 +201,8 @@ def _cpu_milliseconds(layer: KModelLayer) -> float | None:
     return None
 
 
-def run_kmodel(data: bytes | KModel, image: NDArray[Any], *, options: KpuOptions | None = None) -> KmodelRun:
+def run_kmodel(data: bytes | KModel, image: NDArray[Any], *, options: KpuOptions | None = None,
+               seed: int = 0) -> KmodelRun:
     """Run a version-3 model once.
 
     Args:
@@ -209,6 +210,7 @@ def run_kmodel(data: bytes | KModel, image: NDArray[Any], *, options: KpuOptions
         image: uint8 (C, H, W) for a model that starts on the KPU, float32 (channels,) for one that starts with
             FULLY_CONNECTED; flat arrays of that size are accepted.
         options: emulator variants; the chip by default.
+        seed: of what KPU RAM and main buffer hold before the run. No defined byte of the result depends on it.
 
     Raises:
         UserError: the file is damaged or of another kind, or the input does not fit.
@@ -217,7 +219,7 @@ def run_kmodel(data: bytes | KModel, image: NDArray[Any], *, options: KpuOptions
     """
     raw = write_kmodel(data) if isinstance(data, KModel) else bytes(data)
     file = read_kmodel_file(raw)
-    run = _Runner(raw, file, options or KpuOptions())
+    run = _Runner(raw, file, options or KpuOptions(), seed)
     run.load_input(np.asarray(image))
     layers: dict[int, NDArray[np.uint8]] = {}
     undefined: dict[int, NDArray[np.bool_]] = {}

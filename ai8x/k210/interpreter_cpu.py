@@ -39,7 +39,7 @@ from ai8x.k210.kmodel_layers import (
     Softmax,
     TensorflowFlatten,
 )
-from ai8x.k210.simulator_arithmetic import carry_shift
+from ai8x.k210.simulator_stages import carry_shift
 
 F32 = np.float32
 FloatArray = NDArray[np.float32]

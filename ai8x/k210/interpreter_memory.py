@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.errors import HardwareFault
+from ai8x.k210.device import arbitrary_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,11 @@ class MainMemory:
 
     Args:
         size: bytes.
+        seed: of the arbitrary contents that it has at first.
     """
 
-    def __init__(self, size: int) -> None:
-        self._bytes = np.zeros(size, np.uint8)
+    def __init__(self, size: int, *, seed: int = 0) -> None:
+        self._bytes = arbitrary_bytes(size, seed)
         self._undefined = np.ones(size, np.bool_)
 
     def check(self, address: int, size: int, what: str, alignment: int = 1) -> None:

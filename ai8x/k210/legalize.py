@@ -89,6 +89,7 @@ def _naming(layer: Layer) -> Iterator[None]:
     except NotExact as error:
         raise UserError(Diagnostic(
             code="E0360", message=f"k210: {error}", source=layer.source, layer=layer.name, layer_index=layer.index,
+            found=f"an input of {layer.operand_shape}", allowed="numbers and maps that the KPU holds exactly",
             help="make the layer smaller, or use --target max78000")) from error
 
 

@@ -19,15 +19,9 @@ from numpy.typing import NDArray
 from ai8x.errors import HardwareFault
 from ai8x.k210 import device
 from ai8x.k210.device import K210, LAYER_ARGUMENT, LINE_BYTES, POOL_TYPES, PoolType
-from ai8x.k210.simulator_arithmetic import (
-    ArgShift,
-    Compare,
-    ConvArguments,
-    KpuArithmetic,
-    KpuOptions,
-    KpuParameters,
-    Rounding,
-)
+from ai8x.k210.simulator_arithmetic import KpuArithmetic
+from ai8x.k210.simulator_stages import ArgShift, Compare, KpuOptions, KpuParameters, Rounding
+from ai8x.k210.simulator_sums import ConvArguments
 from ai8x.registers import RegisterError
 
 __all__ = ["ArgShift", "Compare", "Kpu", "KpuOptions", "KpuResult", "LayerGeometry", "MapPlace", "Rounding"]
@@ -196,14 +190,16 @@ class Kpu:
 
     Args:
         options: emulator variants; the chip by default.
-        ram: 2 MiB of uint8 to work on, shared with a caller that models the bus; own zeroed memory by default.
+        ram: 2 MiB of uint8 to work on, shared with a caller that models the bus; by default own memory with arbitrary
+            contents.
         track_undefined: remember which bytes were written. Needs that all writes go through this object.
+        seed: of the contents of own memory.
     """
 
     def __init__(self, options: KpuOptions | None = None, *, ram: NDArray[np.uint8] | None = None,
-                 track_undefined: bool = True) -> None:
+                 track_undefined: bool = True, seed: int = 0) -> None:
         self.options = options or KpuOptions()
-        self.ram: NDArray[np.uint8] = np.zeros(K210.memory.kpu_bytes, np.uint8) if ram is None else ram
+        self.ram: NDArray[np.uint8] = device.arbitrary_bytes(K210.memory.kpu_bytes, seed) if ram is None else ram
         self._undefined = np.full(K210.memory.kpu_bytes, track_undefined)
         self._track = track_undefined
 
@@ -296,7 +292,7 @@ def fetch_parameters(geometry: LayerGeometry, fetch: Fetch, layer: str) -> KpuPa
     channels = geometry.destination.channels
     inputs = 1 if geometry.depthwise else geometry.source.channels
     raw = fetch(fields["para_start_addr"], channels * geometry.channel_bytes)
-    weights = np.frombuffer(raw, "u1" if geometry.weight_bytes == 1 else "<u2").astype(np.int64)
+    weights = np.frombuffer(raw, "u1" if geometry.weight_bytes == 1 else "<u2")
     norm_words = np.frombuffer(fetch(fields["bwsx_base_addr"], 8 * channels), "<u8")
     table = fetch(fields["active_addr"], device.TABLE_BYTES)
     try:

@@ -16,6 +16,7 @@ from ai8x.max7800x.constraints_base import Finding, LayerRule, NetworkRule, Subj
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.kernels import allocate_biases, allocate_kernels
 from ai8x.max7800x.placement import WORD_BYTES, DataFormat, channel_passes, format_map
+from ai8x.max7800x.read_order import replaced_too_early
 from ai8x.max7800x.regions import (
     ChannelLayout,
     ReadLink,
@@ -158,8 +159,8 @@ def check_sources(subject: Subject) -> Iterator[Diagnostic]:
 
 
 def check_overwrite(subject: Subject) -> Iterator[Diagnostic]:
-    """A layer's output does not touch words that it reads itself, words that a later layer still reads, or words of an
-    output of the network; the words are counted exactly, so that interleaving with write_gap is possible.
+    """A layer's output does not touch words that it has still to read itself, words that a later layer still reads, or
+    words of an output of the network; the words are counted exactly, so that interleaving with write_gap is possible.
     """
     links = read_links(subject.network, subject.layers)
     reads = [(link, words_of(_source_layout(subject, link), subject.device)) for link in links]
@@ -169,7 +170,7 @@ def check_overwrite(subject: Subject) -> Iterator[Diagnostic]:
         own = written_words(layer, subject.device)
         victims, live = _own_input(subject, layer, own)
         for link, words in reads:
-            if link.producer != BUFFER_INPUT and link.producer < layer.index <= link.reader:
+            if link.producer != BUFFER_INPUT and link.producer < layer.index < link.reader:
                 live |= words
                 if (own & words).any():
                     victims.setdefault(link.producer, link.reader)
@@ -189,8 +190,9 @@ def _own_input(subject: Subject, layer: HardwareLayer, own: WordSet) -> tuple[di
     # A layer that shifts the rolling buffer overwrites what it has read already.
     if not (layer.streaming or layer.layer.buffer_shift):
         passed = read_words(layer, subject.device)
-        if (own & passed).any():
-            return {layer.layer.inputs[0]: layer.index}, live | passed
+        live |= passed
+        if replaced_too_early(layer, own, passed).any():
+            return {layer.layer.inputs[0]: layer.index}, live
     return {}, live
 
 

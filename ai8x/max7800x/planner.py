@@ -18,7 +18,7 @@ from ai8x.errors import UserError
 from ai8x.max7800x.constraints import check_network
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.placement import DataFormat, PlacementOptions, place_network
-from ai8x.max7800x.planner_draft import CopyKind, Draft, InputMode, as_convolutions, insert_copies
+from ai8x.max7800x.planner_draft import CopyKind, Draft, PlanMode, as_convolutions, insert_copies
 from ai8x.max7800x.planner_failure import Failure, does_not_fit, without_parameters
 from ai8x.max7800x.planner_layout import resolve_layouts
 from ai8x.max7800x.planner_problem import Problem, build_problem, check_given
@@ -33,7 +33,7 @@ DEFAULT_OPTIONS = PlacementOptions()
 """Nothing on the command line."""
 
 PROBE_BUDGET = 300
-"""Plans that are weighed to see whether a remedy helps."""
+"""Plans that are weighed to see whether a remedy helps, or whether a file with an error can be completed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,7 +46,7 @@ class _Request:
     options: PlacementOptions
     deduplicate: bool
 
-    def draft(self, mode: InputMode, kind: CopyKind) -> Draft:
+    def draft(self, mode: PlanMode, kind: CopyKind) -> Draft:
         """The network before planning."""
         return Draft(network=self.network, hints=self.hints, file_index=tuple(range(len(self.network.layers))),
                      mode=mode, copy_kind=kind, deduplicate=self.deduplicate)
@@ -104,13 +104,13 @@ def plan_placement(
         return written
     if network.buffer is not None:
         written.diagnostics.raise_if_errors()
-    try:
+    if any(hint.out_offset is None for hint in hints):
         return _plan(request)
-    except UserError:
-        if all(hint.out_offset is not None for hint in hints):
-            # A file that gives everything wants to hear about its own values.
-            written.diagnostics.raise_if_errors()
-        raise
+    # A file that gives everything wants to hear about its own values, and soon.
+    outcome = _try_mode(request, _given_mode(request), PROBE_BUDGET)
+    if isinstance(outcome, PlannedNetwork):
+        return outcome
+    raise UserError(written.diagnostics.errors)
 
 
 def _as_written(request: _Request) -> PlannedNetwork:
@@ -151,7 +151,7 @@ def _failure(request: _Request, failures: Sequence[Failure]) -> UserError:
     return does_not_fit(request.network, failures, request.device, fits, fits_unhinted=fits_unhinted)
 
 
-def _plan_mode(request: _Request, mode: InputMode, budget: int = SEARCH_BUDGET) -> PlannedNetwork | list[Failure]:
+def _plan_mode(request: _Request, mode: PlanMode, budget: int = SEARCH_BUDGET) -> PlannedNetwork | list[Failure]:
     """A plan for one way to feed the input, or why there is none; copies without weights come first."""
     failures: list[Failure] = []
     for kind in CopyKind:
@@ -165,7 +165,7 @@ def _plan_mode(request: _Request, mode: InputMode, budget: int = SEARCH_BUDGET) 
     return failures
 
 
-def _try_mode(request: _Request, mode: InputMode, budget: int) -> PlannedNetwork | list[Failure]:
+def _try_mode(request: _Request, mode: PlanMode, budget: int) -> PlannedNetwork | list[Failure]:
     """A plan for a way that nobody asked for; whatever speaks against it means that there is none."""
     try:
         check_given(request.draft(mode, CopyKind.PASS), request.device)
@@ -232,25 +232,33 @@ def _without_broken_passes(problem: Problem, broken: Sequence[int]) -> Draft | N
     return None
 
 
-def _given_mode(request: _Request) -> InputMode:
+def _given_mode(request: _Request) -> PlanMode:
     """How the input enters if nothing but the file and the command line decides."""
     options = request.options
     streaming = 0 if options.ignore_streaming else sum(1 for hint in request.hints if hint.streaming)
-    return InputMode(
+    return PlanMode(
         data_format=DataFormat(request.hints[0].data_format or "HWC"), streaming=streaming,
         fifo=options.fifo or (streaming > 0 and not options.fast_fifo), fast_fifo=options.fast_fifo, quad=options.quad)
 
 
-def _other_modes(request: _Request, given: InputMode) -> Iterator[InputMode]:
-    """Ways that the file leaves open, the simplest first: one channel per memory, then streams of growing length."""
+def _other_modes(request: _Request, given: PlanMode) -> Iterator[PlanMode]:
+    """Ways that the file leaves open, the simplest first.
+
+    One channel per memory; layers that write over what they have read, which costs nothing either; streams of growing
+    length, which cost time.
+    """
     network, device = request.network, request.device
     only_first = network.consumers(NETWORK_INPUT) == (0,) and not network.layers[0].eltwise
     planar = only_first and network.input_shape.channels <= device.geometry.num_instances
+    resident = [given]
     if request.hints[0].data_format is None and planar and not given.reads_fifo:
-        yield replace(given, data_format=DataFormat.CHW)
+        resident.append(replace(given, data_format=DataFormat.CHW))
+    yield from resident[1:]
+    yield from (replace(mode, in_place=True) for mode in resident)
     if not request.gives_streaming:
         for depth in _stream_depths(network, device):
-            yield replace(given, streaming=depth, fifo=not given.fast_fifo)
+            streamed = replace(given, streaming=depth, fifo=not given.fast_fifo)
+            yield from (streamed, replace(streamed, in_place=True))
 
 
 def _stream_depths(network: Network, device: Max7800x) -> Iterator[int]:

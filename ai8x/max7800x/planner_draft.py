@@ -14,17 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from ai8x.max7800x.placement import DataFormat
 from ai8x.network.ir import NETWORK_INPUT, ConvSpec, Layer, Network, Op, TensorShape
+from ai8x.network.pairing import UNIT_OUTPUT_SHIFT, UNIT_WEIGHT_BITS, unit_weights
 from ai8x.network.yaml_file import PlacementHint
-
-UNIT_WEIGHT_BITS = 2
-"""Narrowest weights that hold a 1."""
-
-UNIT_OUTPUT_SHIFT = 7
-"""Total shift with which a weight of 1 gives the input back: floor(x * 2**7 / 128 + 1/2) = x (section 4.2)."""
 
 
 class CopyKind(enum.Enum):
@@ -35,8 +28,8 @@ class CopyKind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InputMode:
-    """How the network's input enters.
+class PlanMode:
+    """How the network's input enters, and how closely data may lie.
 
     Args:
         data_format: of layer 0.
@@ -44,6 +37,7 @@ class InputMode:
         fifo: the input comes through the FIFO.
         fast_fifo: it comes through the RISC-V's FIFO.
         quad: layer 0 runs in quad mode.
+        in_place: layers may write over what they have read.
     """
 
     data_format: DataFormat = DataFormat.HWC
@@ -51,6 +45,7 @@ class InputMode:
     fifo: bool = False
     fast_fifo: bool = False
     quad: bool = False
+    in_place: bool = False
 
     @property
     def reads_fifo(self) -> bool:
@@ -78,7 +73,7 @@ class Draft:
     file_index: tuple[int | None, ...]
     compact: frozenset[str] = frozenset()
     converted: frozenset[str] = frozenset()
-    mode: InputMode = InputMode()
+    mode: PlanMode = PlanMode()
     copy_kind: CopyKind = CopyKind.PASS
     deduplicate: bool = True
 
@@ -150,9 +145,7 @@ def as_convolutions(draft: Draft, indices: Sequence[int]) -> Draft:
 
 def _unit_kernel(count: int, first: int, channels: int) -> dict[str, Any]:
     """Arguments of a layer that picks `count` of its channels."""
-    weights = np.zeros((count, channels, 1, 1), dtype=np.int64)
-    weights[np.arange(count), first + np.arange(count)] = 1
-    return {"conv": ConvSpec(), "weights": weights, "weight_bits": UNIT_WEIGHT_BITS,
+    return {"conv": ConvSpec(), "weights": unit_weights(count, first, channels), "weight_bits": UNIT_WEIGHT_BITS,
             "output_shift": UNIT_OUTPUT_SHIFT}
 
 

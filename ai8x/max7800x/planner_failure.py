@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ai8x.capacity import Consumer, DoesNotFit, Remedy
 from ai8x.errors import Diagnostic, UserError
 from ai8x.max7800x.biases import bias_entries
 from ai8x.max7800x.device import Max7800x
@@ -26,6 +27,9 @@ NUM_SHOWN = 3
 
 SCALES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
 """Factors of channels, or of the input's height and width, that are tried."""
+
+NUM_LISTED = 5
+"""Consumers of a memory that the report lists."""
 
 MAX_NARROWED = 8
 """Layers whose weights get fewer bits at most."""
@@ -72,7 +76,8 @@ def does_not_fit(
     layer = failure.problem.network.layers[max(first[0].layer, 0)]
     remedies = ["leave the placement keys out, so that they are chosen"] if fits_unhinted else []
     remedies += _remedies(network, found, weights, fits)
-    return UserError(Diagnostic(
+    biases = _bias_uses(failure.problem)
+    finding = Diagnostic(
         code="E0464",
         message="the network does not fit: " + "; ".join(_complaints(failure.problem, found, device)),
         source=layer.source,
@@ -80,13 +85,21 @@ def does_not_fit(
         layer_index=failure.problem.draft.file_index[layer.index],
         found="; ".join(text for text in (
             _table("largest weights", weights), _table("largest data, in each memory used", data),
-            _table("largest biases", _bias_uses(failure.problem))) if text),
+            _table("largest biases", biases)) if text),
         allowed=f"{device.geometry.mask_words} words of 72 bits for the weights of each processor, "
                 f"{device.geometry.data_words * WORD_BYTES} bytes in each data memory, "
                 f"{device.geometry.bias_entries} biases in each quadrant",
         help=", or ".join(remedies[:NUM_SHOWN]) if remedies
         else "reduce the layers named first: fewer channels, or pooling before them",
-    ))
+    )
+    tables = (("weight memory", weights), ("data memory, in each instance used", data), ("bias memory", biases))
+    return DoesNotFit(
+        finding,
+        consumers=tuple(Consumer(memory=memory, layer=use.name, amount=use.amount, unit=use.unit)
+                        for memory, uses in tables for use in uses[:NUM_LISTED]),
+        remedies=tuple(Remedy(action=action, effect="planned with success: the network then fits")
+                       for action in remedies[:NUM_SHOWN]),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,8 @@ class Region:
         instances: bit map of the data memories.
         first_use: step that writes it.
         last_use: last step that needs it, inclusive.
+        behind: (block, most): what ends its life in that block when this region is written may be written over, as
+            long as this region's block starts at most `most` words behind that block; None: nothing may.
     """
 
     block: int
@@ -30,6 +32,11 @@ class Region:
     instances: int
     first_use: int
     last_use: int
+    behind: tuple[int, int] | None = None
+
+    def may_replace(self, other: Region) -> bool:
+        """Whether the other region is read to its end while this one is written, word after word."""
+        return self.behind is not None and self.behind[0] == other.block and other.last_use == self.first_use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,17 +98,26 @@ def memory_bound(blocks: Blocks) -> int:
     bound = 0
     for step in {region.first_use for region in blocks.regions}:
         live = [region for region in blocks.regions if region.first_use <= step <= region.last_use]
-        by_block: dict[tuple[int, int], int] = {}
-        for region in live:
-            for instance in range(region.instances.bit_length()):
-                if region.instances >> instance & 1:
-                    key = instance, region.block
-                    by_block[key] = max(by_block.get(key, 0), region.end - region.start)
-        totals: dict[int, int] = {}
-        for (instance, _), size in by_block.items():
-            totals[instance] = totals.get(instance, 0) + size
-        bound = max(bound, max(totals.values(), default=0))
+        for instance in range(max((region.instances for region in live), default=0).bit_length()):
+            here = [region for region in live if region.instances >> instance & 1]
+            bound = max(bound, _least_words(here))
     return bound
+
+
+def _least_words(live: Sequence[Region]) -> int:
+    """Words that live regions of one memory need: of each block its largest, less what may be written over."""
+    sizes: dict[int, int] = {}
+    for region in live:
+        sizes[region.block] = max(sizes.get(region.block, 0), region.end - region.start)
+    total = sum(sizes.values())
+    for writer in live:
+        victims = [region for region in live if writer.behind is not None and region.block == writer.behind[0]]
+        if writer.behind is None or not victims or not all(writer.may_replace(region) for region in victims):
+            continue
+        apart = sizes[writer.block] + sizes[writer.behind[0]]
+        reach = max(region.end for region in victims) - writer.start - writer.behind[1]
+        total -= apart - min(apart, max(sizes[writer.block], sizes[writer.behind[0]], reach))
+    return total
 
 
 def given_collisions(blocks: Blocks, bases: Sequence[int]) -> int:
@@ -127,6 +143,8 @@ def overlapping_regions(blocks: Blocks, bases: Sequence[int]) -> tuple[tuple[Reg
                 or not one.instances & other.instances
                 or one.first_use > other.last_use
                 or other.first_use > one.last_use
+                or _is_replaced_in_time(one, other, bases)
+                or _is_replaced_in_time(other, one, bases)
                 or bases[one.block] + one.end <= bases[other.block] + other.start
                 or bases[other.block] + other.end <= bases[one.block] + one.start
             )
@@ -135,8 +153,14 @@ def overlapping_regions(blocks: Blocks, bases: Sequence[int]) -> tuple[tuple[Reg
     return tuple(found)
 
 
+def _is_replaced_in_time(writer: Region, victim: Region, bases: Sequence[int]) -> bool:
+    """Whether the writer stays behind the reading of what it writes over."""
+    return writer.behind is not None and writer.may_replace(victim) \
+        and bases[writer.block] - bases[victim.block] <= writer.behind[1]
+
+
 _ByBlock = tuple[tuple[Region, ...], ...]
-_Clashes = dict[tuple[int, int], tuple[tuple[Region, Region], ...]]
+_Clashes = dict[tuple[int, int], tuple[tuple[int, int], ...]]
 
 _IMPROVEMENTS = 300
 """Orders tried by the thorough search."""
@@ -150,23 +174,33 @@ def _by_block(blocks: Blocks) -> _ByBlock:
 
 
 def _time_clashes(by_block: _ByBlock) -> _Clashes:
-    """Pairs of regions of two blocks that live together and share a memory."""
+    """By two blocks that live together and share a memory: distances of their bases at which words meet too early."""
     clashes: _Clashes = {}
     for first, ones in enumerate(by_block):
         for second, others in enumerate(by_block):
             if first == second:
                 continue
-            pairs = tuple(
-                (one, other)
+            distances = tuple(
+                _forbidden(one, other)
                 for one in ones
                 for other in others
                 if one.instances & other.instances
                 and one.first_use <= other.last_use
                 and other.first_use <= one.last_use
             )
-            if pairs:
-                clashes[first, second] = pairs
+            if distances:
+                clashes[first, second] = distances
     return clashes
+
+
+def _forbidden(one: Region, other: Region) -> tuple[int, int]:
+    """Between which distances, themselves allowed, one's block must not start behind the other's."""
+    low, high = other.start - one.end, other.end - one.start
+    if one.behind is not None and one.may_replace(other):
+        low = max(low, one.behind[1])
+    elif other.behind is not None and other.may_replace(one):
+        high = min(high, -other.behind[1])
+    return low, high
 
 
 def _orders(blocks: Blocks, by_block: _ByBlock) -> tuple[list[int], ...]:
@@ -200,9 +234,9 @@ def _first_fit(blocks: Blocks, by_block: _ByBlock, clashes: _Clashes, order: Seq
 
 def _lowest_base(block: int, by_block: _ByBlock, clashes: _Clashes, bases: dict[int, int]) -> int:
     forbidden = sorted(
-        (bases[other] + theirs.start - mine.end, bases[other] + theirs.end - mine.start)
+        (bases[other] + low, bases[other] + high)
         for other in bases
-        for mine, theirs in clashes.get((block, other), ())
+        for low, high in clashes.get((block, other), ())
     )
     base = max((-region.start for region in by_block[block]), default=0)
     for low, high in forbidden:

@@ -12,6 +12,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ai8x.errors import Diagnostic, Diagnostics, UserError
 from ai8x.max7800x.constraints_base import Subject
 from ai8x.max7800x.constraints_layers import LAYER_RULES
@@ -38,9 +40,10 @@ from ai8x.max7800x.placement import (
     lowest_bit,
     set_bits,
 )
-from ai8x.max7800x.planner_draft import Draft, InputMode
+from ai8x.max7800x.planner_draft import Draft, PlanMode
 from ai8x.max7800x.planner_layout import Frame, Layouts, last_use, tensor_of, tensor_width
 from ai8x.max7800x.planner_memory import Region
+from ai8x.max7800x.read_order import reads_in_order
 from ai8x.max7800x.streaming import StreamSettings, stream_settings
 from ai8x.network.ir import NETWORK_INPUT, Network
 
@@ -182,7 +185,7 @@ def reader_map(frame: Frame, inputs: Sequence[int], maps: Mapping[int, int] | Ma
     return sum(1 << bit for bit in ordered)
 
 
-def fifo_map(channels: int, mode: InputMode) -> int:
+def fifo_map(channels: int, mode: PlanMode) -> int:
     """The processors that the FIFOs feed.
 
     Source:
@@ -248,6 +251,34 @@ def read_start(problem: Problem, layer: HardwareLayer) -> int:
     """Words from a block's offset to a layer's `in_offset`: its place, and the rows that it drops."""
     place = problem.layouts.read_words[layer.index]
     return place.offset + cropped_words(problem.network, layer.index)
+
+
+def replacement(problem: Problem, layer: HardwareLayer) -> tuple[int, int] | None:
+    """What a layer may write over, for `Region.behind`: the block that it reads, and how far behind it may start.
+
+    Every output pixel must stay in front of the first word that is not certain to have been fetched when it is
+    written. None where plans keep apart what a layer reads and writes.
+
+    Source:
+        spec/max78000-cnn.md sections 2.2, 5.1, 5.3 and 8.1; `read_order` states the rule word by word.
+    """
+    own, read = problem.layouts.words[tensor_of(layer.index)], problem.layouts.read_words[layer.index]
+    if not problem.draft.mode.in_place or not reads_in_order(layer) or own.group == read.group:
+        return None
+    pixels = np.arange(layer.out_pixels)
+    row, column = pixels // layer.out_columns, pixels % layer.out_columns
+    above = row + layer.kernel_rows - 1 - layer.pad_rows
+    beside = np.minimum(column + layer.kernel_columns - layer.pad_columns, layer.pooled_columns)
+    cells = above * layer.pooled_columns + beside
+    waiting = cells < layer.pooled_rows * layer.pooled_columns
+    if not waiting.any():
+        return read.group, problem.device.geometry.data_words
+    next_row, next_column = np.divmod(cells[waiting], layer.pooled_columns)
+    unread = (next_row * layer.in_columns + next_column) * layer.pool_stride * layer.passes * layer.operands
+    width = layer.output_bits // 8
+    last = pixels[waiting] * layer.out_stride_words + (layer.out_passes - 1) * width * (layer.write_gap + 1) + width
+    most = int((unread - last).min())
+    return read.group, most + read_start(problem, layer) - own.offset
 
 
 def cropped_words(network: Network, index: int) -> int:

@@ -34,7 +34,7 @@ from ai8x.network.ir import NETWORK_INPUT, Network
 from ai8x.network.reference import Trace, run_network
 from ai8x.network.yaml_file import PlacementHint
 
-PLANNER_NOTICES = ("W0465", "W0466", "W0467")
+PLANNER_NOTICES = ("W0465", "W0466", "W0467", "W0468")
 """Codes of what the planner itself reports."""
 
 
@@ -148,7 +148,7 @@ def finish_plan(problem: Problem, found: Found, options: PlacementOptions, *, an
     planned = _unchecked(problem, found, options)
     checked = _check(problem, found, planned, any_given=any_given)
     diagnostics = Diagnostics()
-    for finding in (*_notices(problem, planned), *checked.items):
+    for finding in (*_notices(problem, planned), *_replacements(problem, found), *checked.items):
         diagnostics.add(finding)
     return replace(planned, diagnostics=diagnostics)
 
@@ -243,4 +243,25 @@ def _notices(problem: Problem, planned: PlannedNetwork) -> Iterator[Diagnostic]:
             message=f"the data does not fit at once: the first {mode.streaming} layers work while the input arrives "
                     "through the FIFO",
             found=f"input {planned.network.input_shape}", help="write streaming: true in these layers to make it plain",
+        )
+
+
+def _replacements(problem: Problem, found: Found) -> Iterator[Diagnostic]:
+    """Which layers write over data while they read it."""
+    regions, bases = tuple(Evaluator(problem).regions(found.maps)), found.blocks.bases
+    layers = sorted({
+        one.first_use for one in regions for other in regions
+        if one.may_replace(other) and one.instances & other.instances
+        and bases[one.block] + one.start < bases[other.block] + other.end
+        and bases[other.block] + other.start < bases[one.block] + one.end
+    })
+    if layers:
+        first = problem.network.layers[layers[0]]
+        names = ", ".join(problem.network.layers[index].name for index in layers)
+        yield Diagnostic(
+            code="W0468", level="notice", source=first.source, layer=first.name,
+            layer_index=problem.draft.file_index[first.index],
+            message="the data does not fit beside itself: layers write over words that they have already read",
+            found=names, help="leave it: every word is checked to be read before it is written over; to avoid it, use a "
+            "smaller input or fewer channels",
         )

@@ -39,6 +39,7 @@ from ai8x.max7800x.planner_problem import (
     output_life,
     read_start,
     reader_map,
+    replacement,
     with_maps,
 )
 
@@ -132,6 +133,7 @@ class Evaluator:
         self._weight_groups = _weight_groups(problem.layers, deduplicate=problem.draft.deduplicate)
         self._extents = tuple(extent_of(problem, layer) for layer in problem.layers)
         self._lives = tuple(output_life(problem, layer) for layer in problem.layers)
+        self._replacements = tuple(replacement(problem, layer) for layer in problem.layers)
         self._read_ends = tuple(
             read_start(problem, layer) + layer.in_pixels * layer.passes * layer.operands for layer in problem.layers
         )
@@ -183,7 +185,7 @@ class Evaluator:
             first_use, last_use = self._lives[layer.index]
             instances = self._written_instances(layer, maps[tensor_of(layer.index)])
             yield Region(block=place.group, start=place.offset + start, end=place.offset + end, instances=instances,
-                         first_use=first_use, last_use=last_use)
+                         first_use=first_use, last_use=last_use, behind=self._replacements[layer.index])
             if not layer.streaming and layer.surplus_pixels:
                 # A dilated Conv1d reads whole rows, beyond its true input: those words must exist and stay its own.
                 group = problem.layouts.read_words[layer.index].group
@@ -247,12 +249,15 @@ class Evaluator:
         if any(region.end - region.start > words for region in regions):
             return False
         for step in range(len(self.problem.layers)):
-            live: dict[int, int] = {}
-            for region in regions:
-                if region.first_use <= step <= region.last_use:
-                    size = (region.end - region.start) * region.instances.bit_count()
-                    live[region.block] = max(live.get(region.block, 0), size)
-            if sum(live.values()) > capacity:
+            live = [region for region in regions if region.first_use <= step <= region.last_use]
+            sizes: dict[int, int] = {}
+            for region in live:
+                free = 0
+                for other in live:
+                    free |= other.instances if region.may_replace(other) else 0
+                size = (region.end - region.start) * (region.instances & ~free).bit_count()
+                sizes[region.block] = max(sizes.get(region.block, 0), size)
+            if sum(sizes.values()) > capacity:
                 return False
         return True
 
@@ -352,6 +357,7 @@ def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
     left = [budget]
     best = _descend(evaluator, [0] * len(problem.choices), left)
     is_hopeful = evaluator.weights_may_fit(best.maps) and evaluator.data_may_fit(best.maps)
+    is_hopeful = is_hopeful and any(len(choices) > 1 for choices in problem.choices)
     if best.score.overflow and not best.score.impossible and is_hopeful:
         generator = np.random.default_rng(0)
         while not best.score.fits and left[0] > 0:
@@ -363,6 +369,7 @@ def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
 
 def _descend(evaluator: Evaluator, picked: list[int], left: list[int]) -> Found:
     """Both parts of the search from one start; `left` counts what may still be weighed."""
+    left[0] -= 1
     best = evaluator.weigh(_maps_of(evaluator.problem, picked))
     if best is None:
         raise ValueError("a plan that is weighed alone is never cut off")

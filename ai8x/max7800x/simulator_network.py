@@ -15,6 +15,7 @@ from ai8x.errors import HardwareFault
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.simulator_config import LayerConfig, RunMode, WriteBlock
 from ai8x.max7800x.simulator_layer import decode_layer
+from ai8x.max7800x.simulator_order import first_word_lost
 from ai8x.max7800x.simulator_registers import LayerView, RegisterFile, register_fault
 
 _GEOMETRY = MAX78000.geometry
@@ -307,48 +308,34 @@ def _check_handover(view: LayerView, producer: LayerConfig, config: LayerConfig)
 
 
 def _block_words(block: WriteBlock, config: LayerConfig) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    words = block.word + np.arange(config.geometry.num_pixels) * block.step
-    return (words[:, None] + np.arange(block.num_rows)).ravel() if config.wide else words
+    """Words by pixel, (pixel, word of the pixel)."""
+    words = block.word + np.arange(config.geometry.num_pixels)[:, None] * block.step
+    return words + np.arange(block.num_rows) if config.wide else words
 
 
 def _written_words(config: LayerConfig) -> Iterator[tuple[int, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]]:
-    """Every instance with the words written there, in no order."""
+    """Every instance with the words written there, (pixel, word of the pixel)."""
     by_instance: dict[int, list[WriteBlock]] = {}
     for block in config.blocks:
         by_instance.setdefault(block.instance, []).append(block)
     for instance, blocks in by_instance.items():
-        yield instance, np.concatenate([_block_words(block, config) for block in blocks])
+        yield instance, np.concatenate([_block_words(block, config) for block in blocks], axis=1)
 
 
 def _check_writes(view: LayerView, config: LayerConfig, *, unbounded: bool) -> None:
-    """Output must stay in its instances, hit no word twice and spare the layer's own input."""
-    reads = range(config.read_word, config.read_word + config.read_words)
+    """Output must stay in its instances, hit no word twice and spare the layer's own input until that is read."""
     for instance, words in _written_words(config):
         if not unbounded and words.max() >= _GEOMETRY.data_words:
             raise view.fault(
                 "WPTR_BASE",
                 f"the output reaches word {words.max()} of instance {instance}; it has {_GEOMETRY.data_words}",
             )
-        if len(np.unique(words)) != len(words):
+        if len(np.unique(words)) != words.size:
             raise view.fault("WPTR_BASE", f"the layer writes words of instance {instance} twice")
-        if (
-            instance in config.instances
-            and not config.geometry.streaming
-            and not _copies_downwards(config)
-            and np.any((words >= reads.start) & (words < reads.stop))
-        ):
-            address = _GEOMETRY.data_address(instance, int(words[(words >= reads.start) & (words < reads.stop)].min()))
+        lost = first_word_lost(config, instance, words)
+        if lost is not None:
+            address = _GEOMETRY.data_address(instance, lost)
             raise view.fault("WPTR_BASE", f"the layer writes over its own input at {address:#010x}")
-
-
-def _copies_downwards(config: LayerConfig) -> bool:
-    """Whether a layer copies word for word to lower addresses: every word is read before it is overwritten."""
-    g = config.geometry
-    plain = g.kind == "pass" and g.operands == 1 and g.pool_height * g.pool_width * g.stride == 1
-    return plain and all(
-        block.step == g.passes and block.word - block.first_row // len(config.processors) <= config.read_word
-        for block in config.blocks
-    )
 
 
 def _check_reads(view: LayerView, config: LayerConfig) -> None:

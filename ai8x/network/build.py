@@ -29,14 +29,28 @@ from ai8x.network.ir import (
     RollingBuffer,
     TensorShape,
 )
-from ai8x.network.operators import Geometry, entry_op, entry_subject, operator_geometry, problem
+from ai8x.network.operators import (
+    Geometry,
+    entry_op,
+    entry_subject,
+    has_own_weights,
+    operator_geometry,
+    problem,
+)
+from ai8x.network.pairing import UNIT_OUTPUT_SHIFT, UNIT_WEIGHT_BITS, identifier, pair_names, unit_weights
 from ai8x.network.rolling import check_buffer_keys, check_inserted
 from ai8x.network.weights import LayerParameters, correlation_kernel, hardware_bias
 from ai8x.network.yaml_file import LayerEntry, NetworkFile
-from ai8x.network.yaml_values import C_KEYWORDS
+from ai8x.network.yaml_nodes import show_text
 
 _STORED_WIDTH = 8
 """Shifts are stored relative to 8-bit weights."""
+
+MAX_TENSOR_VALUES = 1 << 24
+"""Values of a tensor that any stage accepts; more than the memories of any chip hold."""
+
+MAX_WINDOW_VALUES = 1 << 27
+"""Values that the windows of one convolution read, counted once for each output pixel."""
 
 OTHER_NETWORK = ("E0550", "E0551", "E0552")
 """Codes that say that checkpoint and description do not belong together."""
@@ -54,13 +68,14 @@ def build_network(
 
     Args:
         file: the description; `Network.layers` has its order, so hints stay aligned.
-        parameters: in the order of the checkpoint; the k-th belongs to the k-th layer with own weights.
+        parameters: in the order of the checkpoint; where the names of the file's layers with weights are those of the
+            checkpoint, names decide, else the k-th belongs to the k-th layer with own weights.
         input_shape: (C, H, W) of a sample.
         checkpoint_arch: architecture that the checkpoint names, None where it names none.
         average_rounded: average pooling rounds instead of truncating.
 
     Raises:
-        UserError: E0230 to E0241 contradictions in the description, E0550 to E0556 between description and
+        UserError: E0230 to E0246 contradictions in the description, E0550 to E0556 between description and
             checkpoint; one for each layer, together. Of a checkpoint that belongs to another network only the first
             contradiction: the shapes behind it mean nothing.
     """
@@ -92,14 +107,6 @@ def _without_consequences(errors: Sequence[Diagnostic]) -> tuple[Diagnostic, ...
     return tuple(errors)
 
 
-def identifier(name: str) -> str:
-    """A name as a C identifier: other characters become underscores, digits in front get a prefix."""
-    name = re.sub("[^A-Za-z0-9_]", "_", name)
-    if not re.match("[A-Za-z_]", name):
-        name = f"layer_{name}"
-    return f"{name}_" if name in C_KEYWORDS else name
-
-
 def _check_file(file: NetworkFile, checkpoint_arch: str | None, diagnostics: Diagnostics) -> None:
     """What the file as a whole asks for: another architecture, or features that are not available."""
     if checkpoint_arch is not None and checkpoint_arch.lower() != file.arch.lower():
@@ -118,8 +125,9 @@ def _check_file(file: NetworkFile, checkpoint_arch: str | None, diagnostics: Dia
 def _pair_parameters(
     file: NetworkFile, parameters: Sequence[LayerParameters], diagnostics: Diagnostics
 ) -> Mapping[int, LayerParameters]:
-    """Position -> parameters, for the layers that have their own."""
-    weighted = [entry for entry in file.layers if entry_op(entry).has_weights and entry.weight_source is None]
+    """Position -> parameters, for the layers that have their own: by name, or by order where names do not say it."""
+    weighted = [entry for entry in file.layers if has_own_weights(entry)]
+    parameters = _without_skipped(file, parameters, diagnostics)
     if len(weighted) != len(parameters):
         if len(weighted) < len(parameters):
             found = f"'{parameters[len(weighted)].name}' is the first without a layer"
@@ -130,7 +138,23 @@ def _pair_parameters(
             source=file.sources.get("layers"), found=found,
             allowed="weights for every layer with an operator, none for pass-through layers",
             help="use the checkpoint of this architecture, or complete the list of layers"))
+    by_name = pair_names([entry.name for entry in weighted], [layer.name for layer in parameters])
+    if by_name is not None and len(weighted) == len(parameters):
+        parameters = [parameters[number] for number in by_name]
     return {entry.position: layer for entry, layer in zip(weighted, parameters, strict=False)}
+
+
+def _without_skipped(file: NetworkFile, parameters: Sequence[LayerParameters], diagnostics: Diagnostics
+                     ) -> Sequence[LayerParameters]:
+    """The parameters without those that the file says belong to no layer."""
+    names = {layer.name for layer in parameters}
+    for name in file.skip_checkpoint_layers:
+        if name not in names:
+            diagnostics.add(Diagnostic(
+                code="E0245", message=f"the checkpoint has no layer '{show_text(name)}' to skip",
+                source=file.sources.get("skip_checkpoint_layers"), found=show_text(name),
+                allowed=", ".join(sorted(names)), help="remove the name"))
+    return [layer for layer in parameters if layer.name not in file.skip_checkpoint_layers]
 
 
 class _Builder:
@@ -176,7 +200,7 @@ class _Builder:
         values: dict[str, Any] = {}
         channels = operand.channels
         if geometry.conv is not None:
-            source, own = self._own_parameters(entry)
+            source, own = self._own_parameters(entry, operand.channels)
             if own is None:
                 return None
             features = operand.channels
@@ -184,6 +208,7 @@ class _Builder:
                 features *= math.prod(geometry.pool.output_size(operand.height, operand.width))
             channels = _out_channels(entry, own)
             self._shapes[entry.position] = TensorShape(channels, geometry.out_height, geometry.out_width)
+            _refuse_large(entry, self._shapes[entry.position], features * math.prod(geometry.conv.kernel))
             values = _layer_parameters(entry, own, features, geometry.conv)
             values["weight_source"] = source
         if entry.out_channels not in (None, channels):
@@ -201,17 +226,35 @@ class _Builder:
             buffer_shift=entry.buffer_shift or 0, buffer_insert=entry.buffer_insert or 0, source=entry.source,
             **values)
 
-    def _own_parameters(self, entry: LayerEntry) -> tuple[int | None, LayerParameters | None]:
+    def _own_parameters(self, entry: LayerEntry, channels: int) -> tuple[int | None, LayerParameters | None]:
         """(position of the layer that lends its weights or None, parameters or None if they are missing)."""
+        if entry.unit_weights is not None:
+            return None, _unit_parameters(entry, entry.unit_weights, channels)
         if entry.weight_source is None:
             return None, self._parameters.get(entry.position)
         source = self._connections.position(entry, entry.weight_source, "weight_source")
         if source == entry.position or source == NETWORK_INPUT or self._entries[source].weight_source is not None \
-                or not entry_op(self._entries[source]).has_weights:
+                or not has_own_weights(self._entries[source]):
             raise problem(entry, "E0241", "weight_source names a layer without weights of its own", "weight_source",
                           found=str(entry.weight_source), allowed="another layer with weights in the checkpoint",
                           help="name the layer that owns the weights")
         return source, self._parameters.get(source)
+
+
+def _unit_parameters(entry: LayerEntry, first: int, channels: int) -> LayerParameters:
+    """Parameters with which a 1x1 convolution copies channels of its input.
+
+    Raises:
+        UserError: E0246.
+    """
+    count = entry.out_channels or channels - first
+    if first + count > channels or count < 1:
+        raise problem(entry, "E0246", "unit_weights copies channels that the input does not have", "unit_weights",
+                      "out_channels", found=f"channels {first} to {first + count - 1}",
+                      allowed=f"0 to {channels - 1}", help="write unit_weights: 0")
+    return LayerParameters(name=entry.name or f"layer{entry.position}", weight_key="unit_weights",
+                           weight=unit_weights(count, first, channels), weight_bits=UNIT_WEIGHT_BITS,
+                           output_shift=UNIT_OUTPUT_SHIFT + UNIT_WEIGHT_BITS - _STORED_WIDTH)
 
 
 def _refuse_unavailable(entry: LayerEntry) -> None:
@@ -219,6 +262,20 @@ def _refuse_unavailable(entry: LayerEntry) -> None:
         raise problem(entry, "E0240", "in_channel_skip is not available in this version", "in_channel_skip",
                       found=str(entry.in_channel_skip), allowed="no such key",
                       help="drop the channels in the sample itself")
+
+
+def _refuse_large(entry: LayerEntry, shape: TensorShape, taps: int) -> None:
+    """Tensors that no chip has and that would take all memory of the computer.
+
+    Raises:
+        UserError: E0244.
+    """
+    windows = taps * shape.height * shape.width
+    if shape.numel > MAX_TENSOR_VALUES or windows > MAX_WINDOW_VALUES:
+        raise problem(entry, "E0244", "the layer is too large", "stride", "pad", "kernel_size", "op",
+                      found=f"an output of {shape}, {windows} values in the windows of its kernel",
+                      allowed=f"{MAX_TENSOR_VALUES} values in a tensor, {MAX_WINDOW_VALUES} in the windows",
+                      help="use a smaller input, stride or padding, or pool earlier")
 
 
 def _unique_names(entries: Sequence[LayerEntry], parameters: Mapping[int, LayerParameters]) -> tuple[str, ...]:

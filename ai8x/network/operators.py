@@ -13,6 +13,7 @@ from ai8x.errors import UserError
 from ai8x.network.ir import Activation, ConvSpec, Op, Pool, PoolSpec, TensorShape
 from ai8x.network.yaml_file import LayerEntry
 from ai8x.network.yaml_keys import Subject
+from ai8x.network.yaml_nodes import show_text
 from ai8x.network.yaml_values import Extent
 
 _DEFAULT_KERNEL = {Op.CONV2D: (3, 3), Op.CONV1D: (9, 1), Op.CONV_TRANSPOSE2D: (3, 3), Op.LINEAR: (1, 1)}
@@ -36,6 +37,11 @@ def entry_op(entry: LayerEntry) -> Op:
     return entry.op or Op.CONV2D
 
 
+def has_own_weights(entry: LayerEntry) -> bool:
+    """Whether the checkpoint holds parameters of the layer's own."""
+    return entry_op(entry).has_weights and entry.weight_source is None and entry.unit_weights is None
+
+
 def entry_subject(entry: LayerEntry, name: str = "") -> Subject:
     """The layer as the subject of messages."""
     return Subject(what="a layer", source=entry.source, layer=name or entry.name or f"layer{entry.position}",
@@ -44,8 +50,11 @@ def entry_subject(entry: LayerEntry, name: str = "") -> Subject:
 
 def problem(entry: LayerEntry, code: str, message: str, *keys: str, found: str = "", allowed: str = "",
             help: str = "") -> UserError:
-    """An error at the first of these keys that the layer has."""
-    return UserError(entry_subject(entry).finding(code, message, entry.place(*keys), found=found, allowed=allowed,
+    """An error at the first of these keys that the layer has; `found` is what stands there unless given."""
+    key = next((key for key in keys if key in entry.sources), "")
+    place = entry.place(*keys)
+    typed = f"{key}: {show_text(place.underlined)}" if key and place.underlined else "the default"
+    return UserError(entry_subject(entry).finding(code, message, place, found=found or typed, allowed=allowed,
                                                   help=help))
 
 
@@ -84,6 +93,12 @@ def operator_geometry(entry: LayerEntry, operand: TensorShape) -> Geometry:
     return Geometry(pool=pool, conv=conv, out_height=height, out_width=width)
 
 
+def _is_unit_kernel(entry: LayerEntry) -> bool:
+    """A 1x1 kernel without padding, groups and foreign weights."""
+    return (entry.kernel_size is not None and _is_one(entry.kernel_size) and entry.pad == 0
+            and (entry.groups or 1) == 1 and entry.weight_source is None)
+
+
 def _is_one(extent: Extent | None) -> bool:
     return extent is None or set(extent) == {1}
 
@@ -103,6 +118,8 @@ def _refuse_foreign_keys(entry: LayerEntry, op: Op) -> None:
         ("output_shift", is_pass and bool(entry.output_shift), "0"),
         ("output_width", is_pass and entry.output_width == 32, "8"),
         ("weight_source", is_pass and entry.weight_source is not None, "no such key"),
+        ("unit_weights", entry.unit_weights is not None and (op is not Op.CONV2D or not _is_unit_kernel(entry)),
+         "no such key"),
         ("flatten", bool(entry.flatten) and op is not Op.LINEAR, "false"),
         ("output_pad", not is_transposed and bool(entry.output_pad), "0"),
         ("activate", entry.output_width == 32 and entry.activate not in (None, Activation.NONE), "None"),
@@ -110,7 +127,7 @@ def _refuse_foreign_keys(entry: LayerEntry, op: Op) -> None:
     for key, is_wrong, allowed in rules:
         if is_wrong:
             kind = "with a 32-bit output" if key == "activate" and not is_pass else f"of the operator {op.value}"
-            action = "remove the key" if key == "weight_source" else f"write {key}: {allowed}"
+            action = "remove the key" if allowed == "no such key" else f"write {key}: {allowed}"
             raise problem(entry, "E0238", f"{key} has no meaning for a layer {kind}", key, allowed=allowed, help=action)
 
 

@@ -101,6 +101,7 @@ class LayerEntry:
     in_sequences: tuple[Reference, ...] | None = None
     next_sequence: Reference | None = None
     weight_source: Reference | None = None
+    unit_weights: int | None = None
     kernel_size: Extent | None = None
     pad: int | None = None
     stride: Extent | None = None
@@ -182,6 +183,7 @@ class NetworkFile:
         data_buffer: rolling buffer, or None.
         weights: file of sample weights (arch ``test``), or None.
         bias: file of sample biases (arch ``test``), or None.
+        skip_checkpoint_layers: names of the checkpoint's layers that belong to no layer of the file.
         sources: canonical global key -> place of its value.
         warnings: findings that do not stop.
     """
@@ -195,6 +197,7 @@ class NetworkFile:
     data_buffer: DataBuffer | None = None
     weights: str | None = None
     bias: str | None = None
+    skip_checkpoint_layers: tuple[str, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
     warnings: tuple[Diagnostic, ...] = ()
 
@@ -233,7 +236,7 @@ def parse_network_file(content: bytes | str, name: str = "network.yaml") -> Netw
 
 def _to_network_file(root: Node, path: str) -> NetworkFile:
     diagnostics = Diagnostics()
-    subject = Subject(what="a network file", source=Source(file=path))
+    subject = Subject(what="a network file", source=root.source)
     if not isinstance(root, MapNode):
         raise UserError(not_a_map(root, subject))
     keys = read_keys(root, FILE_KEYS, subject, diagnostics)
@@ -326,7 +329,7 @@ def _check_layer(keys: KeyValues, subject: Subject, diagnostics: Diagnostics) ->
     found = keys.values
     if "max_pool" in keys.nodes and "avg_pool" in keys.nodes:
         diagnostics.add(subject.finding("E0212", "max_pool and avg_pool exclude each other", keys.sources["avg_pool"],
-                                        allowed="one of them", help="remove one of the two keys"))
+                                        found="both", allowed="one of them", help="remove one of the two keys"))
     combination = found.get("op", (None, None))[1]
     if combination and found.get("eltwise", combination) is not combination:
         diagnostics.add(subject.finding("E0212", "op and eltwise name different combinations", keys.sources["eltwise"],

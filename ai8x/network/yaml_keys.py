@@ -47,6 +47,9 @@ _DATA_FORMATS = {"hwc": "HWC", "little": "HWC", "chw": "CHW", "big": "CHW"}
 _SHIFT_LIMIT = 31
 """Far beyond what any chip shifts; the chips' own limits are checked later."""
 
+_PAD_LIMIT = 31
+"""Likewise; keeps a typing error from asking for gigabytes of zeros."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
@@ -78,6 +81,7 @@ FILE_KEYS = _table(
     Key(name="data_buffer", reader=None),
     Key(name="weights", reader=values.read_label),
     Key(name="bias", reader=values.read_label),
+    Key(name="skip_checkpoint_layers", reader=values.list_of(values.read_text)),
     Key(name="snoop", reader=values.unavailable(_MAX78002)),
 )
 
@@ -106,7 +110,7 @@ LAYER_KEYS = _table(
     Key(name="operands", reader=values.integer(2, 16)),
     Key(name="pool_first", reader=values.read_boolean),
     Key(name="kernel_size", reader=values.read_kernel),
-    Key(name="pad", reader=values.integer()),
+    Key(name="pad", reader=values.integer(0, _PAD_LIMIT)),
     Key(name="stride", reader=values.extent(1)),
     Key(name="dilation", reader=values.extent(1)),
     Key(name="max_pool", reader=values.extent(1)),
@@ -131,6 +135,7 @@ LAYER_KEYS = _table(
     Key(name="in_channel_skip", reader=values.integer()),
     Key(name="output", reader=values.read_boolean),
     Key(name="weight_source", reader=values.read_reference),
+    Key(name="unit_weights", reader=values.integer()),
     Key(name="buffer_shift", reader=values.integer(1)),
     Key(name="buffer_insert", reader=values.integer(1)),
     # Where it lies on the chip.
@@ -192,10 +197,12 @@ def read_keys(node: MapNode, table: Mapping[str, Key], subject: Subject, diagnos
     """
     result = KeyValues()
     first_use: dict[str, Source] = {}
+    misspelt: set[str] = set()
     for key_node, value_node in node.entries:
-        key = _known_key(key_node, table, subject, diagnostics)
-        if key is None:
+        if not isinstance(key_node, ScalarNode) or key_node.text not in table:
+            misspelt.add(_refuse_key(key_node, table, subject, diagnostics))
             continue
+        key = table[key_node.text]
         if key.name in result.nodes:
             diagnostics.add(subject.finding(
                 "E0202", f"key '{key.name}' is given twice", key_node.source,
@@ -207,26 +214,26 @@ def read_keys(node: MapNode, table: Mapping[str, Key], subject: Subject, diagnos
         result.sources[key.name] = value_node.source
         _read_value(key, value_node, subject, result, diagnostics)
     for name in dict.fromkeys(key.name for key in table.values() if key.mandatory):
-        if name not in result.nodes:
+        if name not in result.nodes and name not in misspelt:
             diagnostics.add(subject.finding("E0203", f"key '{name}' is missing from {subject.what}",
+                                            found=f"keys {', '.join(result.nodes)}" if result.nodes else "no known key",
                                             allowed=f"{subject.what} with a key '{name}'", help=f"add {name}:"))
     return result
 
 
-def _known_key(node: Node, table: Mapping[str, Key], subject: Subject, diagnostics: Diagnostics) -> Key | None:
+def _refuse_key(node: Node, table: Mapping[str, Key], subject: Subject, diagnostics: Diagnostics) -> str:
+    """Report a key that the table does not have; returns the key that was probably meant, or an empty string."""
     if not isinstance(node, ScalarNode):
         diagnostics.add(subject.finding("E0207", "a key is not a word", node.source, found=describe_node(node),
                                         allowed="words as keys", help="remove the brackets before the colon"))
-        return None
-    if node.text in table:
-        return table[node.text]
+        return ""
     close = difflib.get_close_matches(node.text.lower(), table, n=1)
     names = sorted({key.name for key in table.values()})
     diagnostics.add(subject.finding(
         "E0201", f"key '{show_text(node.text)}' is not known in {subject.what}", node.source,
         found=show_text(node.text), allowed=", ".join(names),
         help=f"write {close[0]}:" if close else "remove the key"))
-    return None
+    return table[close[0]].name if close else ""
 
 
 def _read_value(key: Key, node: Node, subject: Subject, result: KeyValues, diagnostics: Diagnostics) -> None:

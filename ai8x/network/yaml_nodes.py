@@ -168,26 +168,29 @@ def parse_nodes(text: str, file: str) -> Node:
             continue
         (open_nodes[-1].children if open_nodes else roots).append(node)
     if not roots:
-        raise user_error("E0110", "the file is empty", source=Source(file=file), allowed="a network description",
-                         help="write arch:, dataset: and layers:")
+        raise user_error("E0110", "the file is empty", source=Source(file=file, line=1, column=1), found="nothing",
+                         allowed="a network description", help="write arch:, dataset: and layers:")
     return roots[0]
 
 
 def _events(text: str, file: str, places: _Text) -> Iterator[Any]:
     """Events of the pure-Python parser; what it cannot read becomes E0104."""
+    reached = Source(file=file, line=1, column=1)
     try:
-        yield from yaml.parse(text, Loader=yaml.SafeLoader)
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            end: Any = event.end_mark
+            reached = places.place(end)
+            yield event
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        source = places.place(mark) if mark else Source(file=file)
-        raise _syntax_error(str(error.problem or error.context), source) from error
+        raise _syntax_error(str(error.problem or error.context), places.place(mark) if mark else reached) from error
     except yaml.reader.ReaderError as error:
         line = len(_LINE_BREAK.findall(text, 0, error.position)) + 1
         raise _syntax_error(f"character U+{int(error.character):04X}: {error.reason}",
                             Source(file=file, line=line, column=1)) from error
     except (yaml.YAMLError, ValueError, OverflowError, IndexError) as error:
         # PyYAML converts escapes (\U00110000) and directive numbers without checking their range.
-        raise _syntax_error(str(error), Source(file=file)) from error
+        raise _syntax_error(str(error), reached) from error
 
 
 def _syntax_error(problem: str, source: Source) -> UserError:

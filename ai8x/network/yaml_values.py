@@ -35,7 +35,8 @@ C_KEYWORDS = frozenset((
 ))
 """Words that are no identifiers in C, so that no generated name may be one of them."""
 
-_RESERVED_NAMES = frozenset({"stop", "input"})
+RESERVED_NAMES = frozenset({"stop", "input"})
+"""Words that stand for something else than a layer."""
 
 Value = TypeVar("Value")
 Reader = Callable[[Node], Any]
@@ -130,7 +131,7 @@ def read_label(node: Node) -> str:
 def read_name(node: Node) -> str:
     """The name of a layer or buffer: like a C identifier, dots and hyphens allowed."""
     text = read_text(node)
-    if text.lower() in _RESERVED_NAMES or text in C_KEYWORDS:
+    if text.lower() in RESERVED_NAMES or text in C_KEYWORDS:
         raise BadValue("is a reserved word", allowed="any other name", help=f"write {text}_layer", code="E0209",
                        node=node)
     if not _NAME.fullmatch(text):

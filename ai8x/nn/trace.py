@@ -10,7 +10,7 @@ Source: spec/ai8x-training.md section 18, defect 18.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,12 +34,14 @@ class Value:
         shape: with the batch in front.
         call: number of the call, for ``layer``.
         parts: operands.
+        module: path of the module in which the function ran; empty for the model itself.
     """
 
     kind: str
     shape: tuple[int, ...]
     call: int = -1
     parts: tuple[Value, ...] = ()
+    module: str = ""
 
     def sources(self) -> Iterator[Value]:
         """The inputs and layers from which it is made."""
@@ -48,11 +50,11 @@ class Value:
         for part in self.parts:
             yield from part.sources()
 
-    def foreign(self) -> str:
-        """The first function on the way that is neither a concatenation nor a change of shape, or nothing."""
+    def foreign(self) -> Value | None:
+        """The nearest function on the way that is neither a concatenation nor a change of shape, or None."""
         if self.kind not in ("input", "layer", "concat", "shape"):
-            return self.kind
-        return next(filter(None, (part.foreign() for part in self.parts)), "")
+            return self
+        return next(filter(None, (part.foreign() for part in self.parts)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,11 +101,11 @@ class ModelTrace:
 
 _SHAPE_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({
     torch.flatten, Tensor.flatten, torch.reshape, Tensor.reshape, Tensor.view, torch.squeeze, Tensor.squeeze,
-    torch.unsqueeze, Tensor.unsqueeze})
+    torch.unsqueeze, Tensor.unsqueeze, torch.unflatten, Tensor.unflatten})
 _SAME_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout, torch.clone, Tensor.clone, Tensor.contiguous,
     Tensor.detach, Tensor.float, Tensor.to})
-_CONCAT_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({torch.cat, torch.concat})
+_CONCAT_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({torch.cat, torch.concat, torch.concatenate})
 
 
 class _Recorder(TorchFunctionMode):
@@ -112,6 +114,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, inputs: Tensor) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.modules: list[str] = []  # paths of the modules that run, the innermost last
         self._inside = 0
         self._values: dict[int, Value] = {}
         self._kept: list[Tensor] = []  # keeps identities from being reused
@@ -130,10 +133,11 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not self._inside:
-            known = [self._values[id(t)] for t in _tensors((args, kwargs)) if id(t) in self._values]
-            if known:
+            operands = tuple(self.value(t) for t in _tensors((args, kwargs)))
+            if any(value.kind != "constant" for value in operands):
+                module = self.modules[-1] if self.modules else ""
                 for tensor in _tensors(result):
-                    self._remember(tensor, _derived(func, tensor, tuple(known), args, kwargs))
+                    self._remember(tensor, replace(_derived(func, tensor, operands, args, kwargs), module=module))
         return result
 
     def enter_layer(self) -> None:
@@ -147,17 +151,17 @@ class _Recorder(TorchFunctionMode):
         self._remember(output, Value(kind="layer", shape=tuple(output.shape), call=len(self.calls) - 1))
 
 
-def _derived(func: Callable[..., Any], tensor: Tensor, known: tuple[Value, ...], args: tuple[Any, ...],
+def _derived(func: Callable[..., Any], tensor: Tensor, operands: tuple[Value, ...], args: tuple[Any, ...],
              kwargs: Mapping[str, Any]) -> Value:
     """The value of a function's result."""
     shape = tuple(tensor.shape)
-    if func in _SAME_FUNCTIONS and shape == known[0].shape:
-        return known[0]
-    if func in _SHAPE_FUNCTIONS and shape[:1] == known[0].shape[:1]:
-        return Value(kind="shape", shape=shape, parts=known[:1])
-    if func in _CONCAT_FUNCTIONS and (args[1] if len(args) > 1 else kwargs.get("dim", 0)) == 1:
-        return Value(kind="concat", shape=shape, parts=known)
-    return Value(kind=getattr(func, "__name__", "function"), shape=shape, parts=known)
+    if func in _SAME_FUNCTIONS and shape == operands[0].shape:
+        return operands[0]
+    if func in _SHAPE_FUNCTIONS and shape[:1] == operands[0].shape[:1]:
+        return Value(kind="shape", shape=shape, parts=operands[:1])
+    if func in _CONCAT_FUNCTIONS and (args[1] if len(args) > 1 else kwargs.get("dim", 0)) in (1, 1 - tensor.ndim):
+        return Value(kind="concat", shape=shape, parts=operands)
+    return Value(kind=getattr(func, "__name__", "function"), shape=shape, parts=operands)
 
 
 def _tensors(nested: Any) -> Iterator[Tensor]:
@@ -173,21 +177,27 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 
 
 class _Hooks:
-    """The hooks of one layer."""
+    """The hooks of one layer, or of a module that holds layers."""
 
     def __init__(self, recorder: _Recorder, name: str) -> None:
         self._recorder = recorder
         self._name = name
         self._operands: list[tuple[Value, ...]] = []
 
-    def before(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        self._operands.append(tuple(self._recorder.value(t) for t in _tensors(args)))
+    def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._operands.append(tuple(self._recorder.value(t) for t in _tensors((args, kwargs))))
         self._recorder.enter_layer()
 
     def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not isinstance(layer, (QuantizationAwareModule, ElementwiseModule)):
             raise TypeError(f"hook of {type(layer).__name__}")
         self._recorder.leave_layer(self._name, layer, self._operands.pop(), output)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._recorder.modules.append(self._name)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._recorder.modules.pop()
 
 
 def layers_of(model: nn.Module) -> dict[str, Layer]:
@@ -205,9 +215,12 @@ def trace_model(model: nn.Module, inputs: Tensor) -> ModelTrace:
     inner = unwrap_model(model)
     recorder = _Recorder(inputs)
     handles = []
-    for name, module in layers_of(inner).items():
+    for name, module in inner.named_modules():
         hooks = _Hooks(recorder, name)
-        handles += [module.register_forward_pre_hook(hooks.before), module.register_forward_hook(hooks.after)]
+        handles += [module.register_forward_pre_hook(hooks.enter), module.register_forward_hook(hooks.leave)]
+        if isinstance(module, (QuantizationAwareModule, ElementwiseModule)):
+            handles += [module.register_forward_pre_hook(hooks.before, with_kwargs=True),
+                        module.register_forward_hook(hooks.after)]
     try:
         with evaluation_mode(inner), recorder:
             outputs = inner(inputs)

@@ -23,7 +23,8 @@ from torch import Tensor
 from ai8x.arithmetic import BIAS_SHIFT, INT8
 from ai8x.checkpoint import Checkpoint, arrays_from_tensors
 from ai8x.errors import Diagnostic, Source, UserError, user_error
-from ai8x.network.operators import entry_op
+from ai8x.network.operators import entry_op, has_own_weights
+from ai8x.network.pairing import pair_names
 from ai8x.network.yaml_file import NetworkFile
 from ai8x.nn import functional as AF
 from ai8x.nn.fold import BATCHNORM_GAIN, BatchNormStatistics, fold_parameters
@@ -147,7 +148,7 @@ def read_hints(file: NetworkFile) -> tuple[LayerHint, ...]:
     """Widths and kinds of the weighted layers of a network file, in order."""
     return tuple(LayerHint(name=entry.name or "", weight_bits=entry.quantization, source=entry.source,
                            transposed=entry_op(entry).value == "ConvTranspose2d")
-                 for entry in file.layers if entry_op(entry).has_weights and entry.weight_source is None)
+                 for entry in file.layers if has_own_weights(entry))
 
 
 def _collect_layers(state: Mapping[str, Tensor]) -> dict[str, _Layer]:
@@ -210,7 +211,9 @@ def _assign_hints(layers: Mapping[str, _Layer], hints: tuple[LayerHint, ...]) ->
                          f"{len(layers)}", source=hints[-1].source, found=f"first without a partner: '{extra[0]}'",
                          allowed="the layers of the checkpoint in their order",
                          help="use the network file of this architecture")
-    for layer, hint in zip(layers.values(), hints, strict=True):
+    by_name = pair_names([hint.name or None for hint in hints], list(layers))
+    ordered = list(layers.values()) if by_name is None else [list(layers.values())[number] for number in by_name]
+    for layer, hint in zip(ordered, hints, strict=True):
         layer.hint = hint
 
 

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ai8x.checkpoint import Checkpoint, arrays_from_tensors, plain_value, read_checkpoint, write_checkpoint
+from ai8x.checkpoint import Checkpoint, arrays_from_tensors, read_checkpoint, write_checkpoint
 from ai8x.errors import Source, user_error
 from ai8x.nn.arguments import Scheme
 from ai8x.nn.qat import LayerOverride, QatPolicy
+from ai8x.plain import plain_value
 from ai8x.training.config import convert_value, field_types
 from ai8x.training.data import Stream, stream_seed
 
@@ -161,6 +162,21 @@ def random_states() -> dict[str, Any]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     return states
+
+
+def shared_random_states(everybodys: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The states of all processes as one entry: the first one's, with those of the ``others`` by rank."""
+    first, *others = everybodys
+    return {**first, "others": [dict(states) for states in others]}
+
+
+def states_of_process(states: Mapping[str, Any], rank: int) -> Mapping[str, Any] | None:
+    """What `shared_random_states` holds for a process; None where fewer took part."""
+    others = states.get("others", [])
+    if rank == 0:
+        return states
+    held: Mapping[str, Any] | None = others[rank - 1] if rank <= len(others) else None
+    return held
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from ai8x.errors import Diagnostic, Diagnostics, Source, user_error
 Check = Callable[[Any], bool]
 
 CONFIG_FORMAT = 1
-ACCURACY_PARTS = ("none", "full")
+ACCURACY_PARTS = ("none", "last_batch", "full")
 COMPILER_MODES = ("none", "default", "reduce-overhead", "max-autotune")
 PRUNE_KINDS = ("channels", "magnitude")
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -138,7 +138,8 @@ class TrainConfig:
                          help="validate and keep a running mean of the weights, e.g. 0.99; 0 does without",
                          allowed="0 up to, but not including, 1", check=_is_share)
     show_train_accuracy: str = _option("full", "--show-train-accuracy", group=_TRAINING, metavar="WHEN", advanced=True,
-                                       help="accuracy while training: none or full", allowed="none, full",
+                                       help="accuracy while training: none, last_batch (of the last two steps of "
+                                            "an epoch) or full", allowed=", ".join(ACCURACY_PARTS),
                                        check=_is_one_of(*ACCURACY_PARTS))
 
     regression: bool = _option(False, "--regression", group=_TASK, advanced=True,

@@ -72,8 +72,6 @@ def evaluate_checkpoint(request: EvaluationRequest, reporter: Reporter | None = 
     data = find_dataset(catalogue, config.dataset)
     device = choose_device(config)
     model = create_matching_model(find_model(catalogue, config.arch), data, config, checkpoint)
-    if checkpoint.extras.get(PRUNED_KEY):
-        fit_layers(model, checkpoint.tensors())
     mode = load_state(model, checkpoint.tensors()).mode
     model.to(device)
     if request.integer and mode is not Mode.INTEGER:
@@ -104,12 +102,20 @@ def stored_settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def create_matching_model(spec: ModelSpec, data: DataSpec, config: TrainConfig, checkpoint: Checkpoint) -> nn.Module:
-    """The model with biases in the layers that have one in the checkpoint.
+    """The model with the biases and the numbers of channels that the layers have in the checkpoint.
 
     Files of other tools do not say whether they were trained with ``--use-bias``; their keys do. Where neither way
-    fits, the configured one is taken, and loading says what is missing.
+    fits, the configured one is taken, and loading says what is missing. Only files that say that channels were pruned
+    may have other numbers of them.
     """
-    stored = _layers_with_bias(checkpoint.state)
+    model = _model_with_biases(spec, data, config, _layers_with_bias(checkpoint.state))
+    if checkpoint.extras.get(PRUNED_KEY):
+        fit_layers(model, checkpoint.tensors())
+    return model
+
+
+def _model_with_biases(spec: ModelSpec, data: DataSpec, config: TrainConfig, stored: set[str]) -> nn.Module:
+    """The model with biases in these layers, as far as ``--use-bias`` can choose."""
     for use_bias in (config.use_bias, not config.use_bias):
         model = create_model(spec, data, dataclasses.replace(config, use_bias=use_bias))
         if _layers_with_bias(model.state_dict()) == stored:

@@ -6,20 +6,24 @@ Source: spec/ai8x-training.md section 12.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ai8x.checkpoint import read_checkpoint
-from ai8x.errors import UserError
+from ai8x.errors import UserError, user_error
+from ai8x.files import atomic_write
+from ai8x.nn.export_float import export_float_onnx
+from ai8x.nn.fold import fold_batchnorm
 from ai8x.nn.loading import load_state
-from ai8x.training.checkpoints import PRUNED_KEY
 from ai8x.training.config import TrainConfig, resolve_config
+from ai8x.training.data import DataSpec
 from ai8x.training.evaluation import create_matching_model, stored_settings
-from ai8x.training.pruning import fit_layers
 from ai8x.training.registry import Catalogue, ModelSpec, build_model, create_model, discover, find_dataset, find_model
-from ai8x.training.summary import describe_size, format_summary
+from ai8x.training.summary import SUMMARIES, describe_size, format_summary
 
 
 def model_lines(catalogue: Catalogue) -> Iterator[str]:
@@ -47,23 +51,53 @@ def dataset_lines(catalogue: Catalogue) -> Iterator[str]:
         yield f"{data.name:24} {shape:12} {len(data.labels):4} classes  {data.kind.value:15} {data.origin}"
 
 
-def summarise(kind: str, settings: Mapping[str, Any], file: Path | None) -> list[str]:
-    """The table of ``--summary``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryRequest:
+    """What ``--summary`` asks for.
 
     Args:
-        kind: one of `ai8x.training.summary.SUMMARIES`.
+        kind: one of `ai8x.training.summary.SUMMARIES`, ``modules`` (as model), ``onnx``, ``onnx_simplified``, or one of
+            the pictures of ai8x-training.
         settings: given by the user.
         file: checkpoint to load first, or None for a new model.
+        target: where ``onnx`` is written.
     """
-    checkpoint = None if file is None else read_checkpoint(file)
-    config = resolve_config({} if checkpoint is None else stored_settings(checkpoint), settings)
+
+    kind: str
+    settings: Mapping[str, Any]
+    file: Path | None = None
+    target: Path = Path("model.onnx")
+
+
+def summarise(request: SummaryRequest) -> list[str]:
+    """The lines of ``--summary``; the kinds with onnx write a file and say so.
+
+    Raises:
+        UserError: E0639 for a picture, E0817 without onnx, E0723 and E0724 for models that ONNX cannot hold.
+    """
+    if request.kind.startswith("png"):
+        raise user_error("E0639", "pictures of a model are not drawn here", found=f"--summary {request.kind}",
+                         allowed=", ".join((*SUMMARIES, "onnx")),
+                         help="write --summary onnx, and open the file with a viewer such as Netron")
+    checkpoint = None if request.file is None else read_checkpoint(request.file)
+    config = resolve_config({} if checkpoint is None else stored_settings(checkpoint), request.settings)
     catalogue = discover(config.models_path, config.datasets_path)
     data, spec = find_dataset(catalogue, config.dataset), find_model(catalogue, config.arch)
     if checkpoint is None:
         model = create_model(spec, data, config)
     else:
         model = create_matching_model(spec, data, config, checkpoint)
-        if checkpoint.extras.get(PRUNED_KEY):
-            fit_layers(model, checkpoint.tensors())
         load_state(model, checkpoint.tensors())
-    return format_summary(kind, model, data.input_shape)
+    if request.kind.startswith("onnx"):
+        return _write_onnx(request, model, spec, data)
+    return format_summary("model" if request.kind == "modules" else request.kind, model, data.input_shape)
+
+
+def _write_onnx(request: SummaryRequest, model: nn.Module, spec: ModelSpec, data: DataSpec) -> list[str]:
+    """The float network as a file; simplified is without BatchNorm."""
+    if request.kind == "onnx_simplified":
+        fold_batchnorm(model)
+    content = export_float_onnx(model.eval(), data.input_shape, name=spec.name, labels=data.labels)
+    atomic_write(request.target, content)
+    shape = "x".join(str(size) for size in data.input_shape)
+    return [f"wrote {request.target}: {spec.name} with float parameters, input {shape}, {len(content)} bytes"]

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ai8x.arithmetic import BIAS_SHIFT
-from ai8x.errors import user_error
+from ai8x.errors import Diagnostic, UserError
 from ai8x.nn.base import Mode, model_mode, quantized_layers
 from ai8x.training.data import BatchPlan, Samples
-from ai8x.training.metrics import Counter, Evaluation
+from ai8x.training.metrics import Counter, Evaluation, Meter
 from ai8x.training.objectives import LossMeter, Objective, RegressionObjective
 
 EVALUATION_BATCH = 256
@@ -44,6 +44,8 @@ class Learning:
         forward: what computes the outputs: the model, or a parallel or compiled wrapper around it.
         half: compute the forward pass in bfloat16 where that is safe.
         after_update: called after every change of the parameters.
+        judged_from: first step of an epoch whose outputs are looked at for the accuracy.
+        anywhere: whether something holds in one of the processes that share the batches.
     """
 
     model: nn.Module
@@ -53,6 +55,8 @@ class Learning:
     forward: Callable[[Tensor], Any]
     half: bool = False
     after_update: Callable[[], None] = _nothing
+    judged_from: int = 0
+    anywhere: Callable[[bool], bool] = bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,7 @@ def train_epoch(learning: Learning, samples: Samples, plan: BatchPlan, after_ste
         Steps of the epoch that are done, those before the plan's first included.
 
     Raises:
-        UserError: E0622 where the loss is not finite.
+        LossNotFiniteError: E0622 where the loss is not finite; the parameters are those from before that batch.
     """
     model, objective, optimizer = learning.model, learning.objective, learning.optimizer
     model.train()
@@ -97,14 +101,17 @@ def train_epoch(learning: Learning, samples: Samples, plan: BatchPlan, after_ste
             outputs = _in_float(outputs)
         loss = objective.training_loss(inputs, outputs, targets)
         value = loss.item()
-        if not math.isfinite(value):
-            raise not_finite_error(model, inputs, epoch=plan.epoch, step=done)
+        if learning.anywhere(not math.isfinite(value)):
+            raise LossNotFiniteError(_not_finite(model, inputs, value, epoch=plan.epoch, step=done), step=done)
         if plan.world > 1:
             loss = loss * plan.weight(done, len(samples))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         learning.after_update()
-        learning.meter.add(value, objective.predictions(outputs) if counts_outputs else outputs, targets)
+        if isinstance(learning.meter, Meter) and done < learning.judged_from:
+            learning.meter.add_loss(value, targets)
+        else:
+            learning.meter.add(value, objective.predictions(outputs) if counts_outputs else outputs, targets)
         done += 1
         now = time.perf_counter()
         if after_step(Step(number=done, seconds=now - started)):
@@ -113,12 +120,28 @@ def train_epoch(learning: Learning, samples: Samples, plan: BatchPlan, after_ste
     return done
 
 
-def not_finite_error(model: nn.Module, inputs: Tensor, *, epoch: int, step: int) -> Exception:
+class LossNotFiniteError(UserError):
+    """The loss became infinite or undefined.
+
+    Args:
+        finding: E0622.
+        step: of the epoch, counted from 0.
+    """
+
+    def __init__(self, finding: Diagnostic, *, step: int) -> None:
+        super().__init__(finding)
+        self.step = step
+
+
+def _not_finite(model: nn.Module, inputs: Tensor, value: float, *, epoch: int, step: int) -> Diagnostic:
     """E0622, naming the first layer whose parameters or outputs are not finite."""
-    layer = first_layer_not_finite(model, inputs)
-    where = f"first in layer '{layer}'" if layer else "in the loss only"
-    return user_error("E0622", f"the loss is not a finite number in epoch {epoch}, step {step}: {where}",
-                      found="infinity or not a number", allowed="finite numbers",
+    if math.isfinite(value):
+        where = "in another process"
+    else:
+        layer = first_layer_not_finite(model, inputs)
+        where = f"first in layer '{layer}'" if layer else "in the loss only"
+    return Diagnostic(code="E0622", message=f"the loss is not a finite number in epoch {epoch}, step {step}: {where}",
+                      found=f"{value}", allowed="finite numbers",
                       help="lower the learning rate with --lr, and check the data for values outside [-1, 1)")
 
 

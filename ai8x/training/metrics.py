@@ -112,6 +112,7 @@ class Meter:
     def __init__(self, num_classes: int, *, with_accuracy: bool = True) -> None:
         self._loss_sum = 0.0
         self._count = 0
+        self._judged = 0
         self._top5_hits = 0
         self._confusion = np.zeros((num_classes, num_classes), np.int64)
         self._with_accuracy = with_accuracy
@@ -124,10 +125,10 @@ class Meter:
             outputs: one score per class, (N, classes) or (N, classes, H, W).
             targets: classes, (N,) or (N, H, W).
         """
-        self._loss_sum += loss * targets.numel()
-        self._count += targets.numel()
+        self.add_loss(loss, targets)
         if not self._with_accuracy:
             return
+        self._judged += targets.numel()
         outputs, targets = outputs.detach().cpu(), targets.cpu()
         if outputs.dim() > 2:
             outputs, targets = outputs.flatten(2).transpose(1, 2).flatten(0, 1), targets.flatten()
@@ -137,23 +138,30 @@ class Meter:
         pairs = targets.numpy() * classes + outputs.argmax(dim=1).numpy()
         self._confusion += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
+    def add_loss(self, loss: float, targets: Tensor) -> None:
+        """Count one batch without looking at its outputs."""
+        self._loss_sum += loss * targets.numel()
+        self._count += targets.numel()
+
     def result(self) -> Evaluation:
-        """The figures over all batches so far."""
-        share = 100 / max(self._count, 1)
+        """The loss over all batches so far, and the accuracy over those whose outputs were looked at."""
+        share = 100 / max(self._judged, 1)
         figures = {"top1": float(np.trace(self._confusion) * share), "top5": self._top5_hits * share}
+        has_accuracy = self._with_accuracy and (self._judged > 0 or self._count == 0)
         return Evaluation(loss=self._loss_sum / max(self._count, 1), count=self._count,
-                          figures=figures if self._with_accuracy else {}, confusion=self._confusion.copy())
+                          figures=figures if has_accuracy else {}, confusion=self._confusion.copy())
 
     def state(self) -> dict[str, Any]:
         """Plain values and a tensor for a checkpoint in the middle of an epoch."""
         return {"loss_sum": self._loss_sum, "top5_hits": self._top5_hits, "count": self._count,
-                "confusion": torch.from_numpy(self._confusion.copy())}
+                "judged": self._judged, "confusion": torch.from_numpy(self._confusion.copy())}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         self._loss_sum = float(state["loss_sum"])
         self._top5_hits = int(state["top5_hits"])
         self._count = int(state["count"])
+        self._judged = int(state["judged"])
         self._confusion = np.asarray(state["confusion"], np.int64).copy()
 
 

@@ -296,7 +296,7 @@ def create_objective(spec: DataSpec, config: TrainConfig, model: nn.Module, devi
         return DetectionObjective(num_classes=spec.num_classes, device=device, model=model, parameters=parameters)
     numbers = _class_weights(spec, config)
     weights = None if numbers is None else torch.tensor(numbers, dtype=torch.float32, device=device)
-    counts = config.show_train_accuracy == "full"
+    counts = config.show_train_accuracy != "none"
     return ClassificationObjective(num_classes=spec.num_classes, device=device, class_weights=weights,
                                    fold_ratio=config.out_fold_ratio, train_accuracy=counts)
 

@@ -30,6 +30,9 @@ from ai8x.training.config import CONFIG_FORMAT, TrainConfig, convert_value
 from ai8x.training.settings_file import read_settings
 
 LAST, BEST = "checkpoint", "best"
+DIAGNOSTIC = "diagnostic"
+"""Kind of the checkpoint of a moment at which the loss was not finite."""
+
 SUFFIX = ".pth.tar"
 METRIC_COLUMNS = ("epoch", "phase", "train_loss", "train_top1", "validation_loss", "validation_top1",
                   "validation_top5", "learning_rate")

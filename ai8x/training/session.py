@@ -26,16 +26,15 @@ from ai8x.nn.functional import Q7_ONE
 from ai8x.nn.loading import load_state
 from ai8x.nn.qat import QatPolicy, check_policy, prepare_training, read_policy
 from ai8x.training.board import Board
-from ai8x.training.checkpoints import PRUNED_KEY, TrainingCheckpoint, seed_everything
+from ai8x.training.checkpoints import TrainingCheckpoint, seed_everything
 from ai8x.training.config import NO_POLICY, TrainConfig, resolve_config
-from ai8x.training.data import DataSpec, Stream, stream_seed
+from ai8x.training.data import DataSpec
 from ai8x.training.evaluation import choose_device, create_matching_model, item_at, load_parts
 from ai8x.training.finish import Finish, finish_run
 from ai8x.training.interrupt import StopRequest
 from ai8x.training.objectives import Distillation, DistillationObjective, Objective, create_objective
 from ai8x.training.processes import Processes, gather_batchnorm, join_processes
 from ai8x.training.progress import Reporter
-from ai8x.training.pruning import fit_layers
 from ai8x.training.registry import (
     Catalogue,
     ModelSpec,
@@ -191,8 +190,8 @@ def _prepare(start: _Start, device: torch.device, processes: Processes) -> _Prep
     trainer = Trainer(task, model, processes)
     if start.saved is not None:
         trainer.restore(start.saved, reset=start.reset)
-    if not processes.is_first:  # each process drops out other neurons
-        torch.manual_seed(stream_seed(config.seed, Stream.MODEL, processes.rank, trainer.epoch))
+    if start.saved is None or start.reset:
+        trainer.seed_process()
     return _Prepared(task=task, trainer=trainer, spec=spec, problems=catalogue.problems, processes=processes)
 
 
@@ -214,8 +213,6 @@ def _guided(objective: Objective, catalogue: Catalogue, data: DataSpec, config: 
     state = torch.random.get_rng_state()  # making the teacher must not change the student's random numbers
     teacher = create_matching_model(find_model(catalogue, config.kd_teacher), data, config, checkpoint)
     torch.random.set_rng_state(state)
-    if checkpoint.extras.get(PRUNED_KEY):
-        fit_layers(teacher, checkpoint.tensors())
     if load_state(teacher, checkpoint.tensors()).mode is Mode.INTEGER:
         raise user_error("E0635", "the teacher is quantised to integers", source=Source(file=config.kd_resume),
                          found="a file of quantize.py", allowed="a checkpoint of training",

@@ -13,13 +13,14 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ai8x.errors import UserError
 from ai8x.nn.fold import describe_layers
 from ai8x.nn.qat import QatPolicy, named_parameters, switch_to_qat, update_optimizer
 from ai8x.training.average import WeightAverage
@@ -30,18 +31,20 @@ from ai8x.training.checkpoints import (
     describe_policy,
     random_states,
     restore_random_states,
+    shared_random_states,
+    states_of_process,
 )
 from ai8x.training.config import TrainConfig
-from ai8x.training.data import BatchPlan, DataSpec, Parts
+from ai8x.training.data import BatchPlan, DataSpec, Parts, Stream, stream_seed
 from ai8x.training.execution import Forward, is_half, wrap_forward
 from ai8x.training.interrupt import StopRequest
-from ai8x.training.loop import Learning, Step, evaluate, train_epoch
+from ai8x.training.loop import Learning, LossNotFiniteError, Step, evaluate, train_epoch
 from ai8x.training.metrics import Evaluation, format_confusion, merge_states
 from ai8x.training.objectives import Objective
 from ai8x.training.processes import Processes
 from ai8x.training.progress import Reporter, StepReport
 from ai8x.training.pruning import WeightMask, fit_layers, prune_channels, prune_weights
-from ai8x.training.run import BEST, LAST, RunFolder
+from ai8x.training.run import BEST, DIAGNOSTIC, LAST, RunFolder
 from ai8x.training.schedule import create_learning_rates
 
 PICTURE_EPOCHS = 10
@@ -193,9 +196,22 @@ class Trainer:
             self._meter.load_state(dict(saved.meter))
         self._history = [Score(**score) for score in saved.history]
         self._rows = [dict(row) for row in saved.rows]
-        restore_random_states(saved.random)
+        self._restore_random(saved)
         if self._prunes_weights and self._epoch >= self.task.config.prune_epoch:
             self._mask = WeightMask(self.model)
+
+    def _restore_random(self, saved: TrainingCheckpoint) -> None:
+        """The generators as this process left them; a process that was not there drops out other neurons anyway."""
+        states = states_of_process(saved.random, self._processes.rank)
+        if states is not None:
+            restore_random_states(states)
+        else:
+            self.seed_process()
+
+    def seed_process(self) -> None:
+        """Let each process but the first draw numbers of its own, so that each drops out other neurons."""
+        if not self._processes.is_first:
+            torch.manual_seed(stream_seed(self.task.config.seed, Stream.MODEL, self._processes.rank, self._epoch))
 
     def train(self, output: Output, stop: StopRequest) -> bool:
         """Train up to the last epoch.
@@ -214,7 +230,7 @@ class Trainer:
                 self._prune_if_due(reporter)
                 self._switch_if_due(reporter)
                 started = time.perf_counter()
-                if not self._train_epoch(reporter, stop):
+                if not self._train_epoch(output, stop):
                     self._gather_meter()
                     self._save(output.run, LAST)
                     return False
@@ -283,8 +299,12 @@ class Trainer:
         plan = BatchPlan(batch_size=self.task.config.batch_size)
         return (inputs.to(self.task.objective.device) for inputs, _ in self.task.parts.train.batches(plan))
 
-    def _train_epoch(self, reporter: Reporter, stop: StopRequest) -> bool:
-        """One epoch, or the rest of one; False where it was stopped before its end."""
+    def _train_epoch(self, output: Output, stop: StopRequest) -> bool:
+        """One epoch, or the rest of one; False where it was stopped before its end.
+
+        Raises:
+            UserError: E0622 where the loss is not finite; a checkpoint of that moment is written.
+        """
         task, processes = self.task, self._processes
         plan = BatchPlan(batch_size=task.config.batch_size, seed=task.config.seed, epoch=self._epoch,
                          first_batch=self._step, rank=processes.rank, world=processes.world)
@@ -292,15 +312,24 @@ class Trainer:
             self._forward = wrap_forward(self.model, task.config, processes, quantized=self.is_quantized)
         learning = Learning(model=self.model, optimizer=self._optimizer, objective=task.objective_of(self._epoch),
                             meter=self._meter, forward=self._forward, after_update=self._after_update,
-                            half=is_half(task.config, quantized=self.is_quantized))
+                            half=is_half(task.config, quantized=self.is_quantized),
+                            judged_from=self.num_steps - 2 if task.config.show_train_accuracy == "last_batch" else 0,
+                            anywhere=processes.any)
 
         def after_step(step: Step) -> bool:
-            reporter.step(self._report(step), print_freq=task.config.print_freq)
+            output.reporter.step(self._report(step), print_freq=task.config.print_freq)
             return processes.any(stop.is_set)
 
         if processes.any(stop.is_set):
             return False
-        self._step = train_epoch(learning, task.parts.train, plan, after_step)
+        try:
+            self._step = train_epoch(learning, task.parts.train, plan, after_step)
+        except LossNotFiniteError as error:
+            self._step = error.step
+            self._save(output.run, DIAGNOSTIC)
+            file = output.run.checkpoint(DIAGNOSTIC, qat=self.is_quantized)
+            raise UserError([replace(finding, help=f"{finding.help}; {file} holds the state before that step")
+                             for finding in error.diagnostics]) from error
         return self._step == self.num_steps
 
     def _after_update(self) -> None:
@@ -329,11 +358,11 @@ class Trainer:
         self._rates.finish_epoch(epoch, validated.loss)
         self._epoch, self._step = epoch + 1, 0
         self._meter = self.task.objective.meter(training=True)
-        if not processes.is_first:
-            return
         if max(self._history, key=Score.rank).epoch == epoch:
             self._save(output.run, BEST)
         self._save(output.run, LAST)
+        if not processes.is_first:
+            return
         output.run.write_metrics(self._rows)
         self._print_epoch(output.reporter, validated, trained.count / max(time.perf_counter() - started, 1e-9))
         self._draw_epoch(output.board, trained, validated)
@@ -376,6 +405,8 @@ class Trainer:
                 board.histograms(self.model, epoch)
 
     def _save(self, run: RunFolder, kind: str) -> None:
+        """Write a checkpoint; every process must call this, since it gathers their random states."""
+        random = shared_random_states(self._processes.gather(random_states()))
         if not self._processes.is_first:
             return
         best = max(self._history, key=Score.rank, default=None)
@@ -387,7 +418,7 @@ class Trainer:
             state=state, optimizer=self._optimizer.state_dict(),
             optimizer_type=type(self._optimizer).__name__, schedule=self._rates.state(),
             meter=self._meter.state(), history=[asdict(score) for score in self._history], rows=self._rows,
-            random=random_states(), config=task.config.to_mapping(), policy=describe_policy(task.policy),
+            random=random, config=task.config.to_mapping(), policy=describe_policy(task.policy),
             labels=task.data.labels, input_shape=task.data.input_shape, sample=task.sample,
             extras={f"current_{name}": self._history[-1].main if self._history else 0.0,
                     f"best_{name}": best.main if best else 0.0, "best_epoch": best.epoch if best else -1,

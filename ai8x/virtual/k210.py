@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ai8x.errors import HardwareFault, Source, user_error
 from ai8x.k210 import timing
-from ai8x.k210.device import K210, UNCACHED_OFFSET, decode_layer_argument
+from ai8x.k210.device import K210, UNCACHED_OFFSET, arbitrary_bytes, decode_layer_argument
 from ai8x.k210.simulator import Kpu
 from ai8x.registers import RegisterError
 from ai8x.virtual.bus import PeripheralBus, RegisterFile
@@ -76,7 +76,7 @@ class K210Board:
         program = read_program(elf_path, machine=MACHINE)
         self._console = bytearray()
         self.time = VirtualTime(CRYSTAL_HZ)
-        self._ram = np.random.default_rng(seed).integers(0, 256, memory.general_bytes + memory.kpu_bytes, np.uint8)
+        self._ram = arbitrary_bytes(memory.general_bytes + memory.kpu_bytes, seed)
         _load(program, self._ram[: memory.general_bytes])
         self._kpu = Kpu(ram=self._ram[memory.general_bytes :], track_undefined=False)
         self._bus_memory = SystemMemory(self._ram, memory.general_address - UNCACHED_OFFSET)
@@ -99,6 +99,18 @@ class K210Board:
     def console(self) -> str:
         """What the firmware has printed so far."""
         return console_text(self._console)
+
+    def memory(self, address: int, size: int) -> NDArray[np.uint8]:
+        """General RAM as a debugger sees it, to be read or written.
+
+        Args:
+            address: cached address of the first byte.
+            size: bytes.
+        """
+        first = address - K210.memory.general_address
+        if not 0 <= first <= K210.memory.general_bytes - size:
+            raise ValueError(f"{size} bytes at {address:#010x} are not in general RAM")
+        return self._ram[first : first + size]
 
     def run(self) -> K210FirmwareResult:
         """Execute until the firmware ends or cannot go on.

@@ -17,7 +17,7 @@ from ai8x.k210.activation import (
 )
 from ai8x.k210.device import TABLE_MIN_START
 from ai8x.k210.kmodel_layers import ActivationTable
-from ai8x.k210.simulator_arithmetic import Rounding, divide
+from ai8x.k210.simulator_stages import Rounding, divide
 
 T = 12
 """Values have so many bits below one step of the output."""

@@ -7,7 +7,7 @@ from ai8x.arithmetic import average
 from ai8x.k210.averages import average_parameters, staircase_table
 from ai8x.k210.legalize_pool import mean_offset
 from ai8x.k210.parameters import NotExact
-from ai8x.k210.simulator_arithmetic import Compare, KpuOptions, KpuParameters, Rounding, activate
+from ai8x.k210.simulator_stages import Compare, KpuOptions, KpuParameters, Rounding, activate
 
 
 def looked_up(table, values, options):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ai8x.arithmetic import INT8, apply_abs, rounding_shift_right
 from ai8x.k210.parameters import NotExact, absolute_parameters, exact_parameters, worst_accumulator
-from ai8x.k210.simulator_arithmetic import Compare, KpuOptions, KpuParameters, Rounding, activate, batch_norm
+from ai8x.k210.simulator_stages import Compare, KpuOptions, KpuParameters, Rounding, activate, batch_norm
 
 SHIFTS = range(-9, 24)
 

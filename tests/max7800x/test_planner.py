@@ -281,6 +281,13 @@ def test_given_offsets_that_contradict_each_other_are_refused():
     assert error.value.diagnostics[0].allowed == "0x0400"
 
 
+def test_search_without_anything_to_choose_ends():
+    network = network_of(conv(0, (4, 5, 5), 4))
+    with pytest.raises(UserError) as error:
+        planned(network, [PlacementHint(processors=0xF, output_processors=0xF, in_offset=0, out_offset=0x7FFC)])
+    assert codes(error) == ["E0416"]
+
+
 def test_given_gap_that_a_reader_cannot_follow_is_refused():
     network = network_of(conv(0, (4, 5, 5), 8), conv(1, (8, 5, 5), 4))
     with pytest.raises(UserError) as error:

@@ -81,7 +81,7 @@ def changed(**registers: dict[str, int]) -> ConvLayer:
         ({"RPTR_BASE": {"value": 8192}}, "beyond the 8192 words"),
         ({"RPTR_BASE": {"value": 8190}}, "the input reaches word 8198"),
         ({"WPTR_BASE": {"value": 8190}}, "the output reaches word 8198"),
-        ({"WPTR_BASE": {"value": 4}}, "over its own input at 0x50400010"),
+        ({"WPTR_BASE": {"value": 4}}, "over its own input at 0x50400018"),
         (
             {
                 "WPTR_BASE": {"value": 0x1E000},

@@ -218,9 +218,9 @@ def test_bad_layer_keys(keys, code, column, word):
 
 
 @pytest.mark.parametrize(("text", "code", "line", "word"), [
-    ("dataset: d\nlayers: [{op: conv2d}]\n", "E0203", 0, "add arch:"),
-    ("arch: a\nlayers: [{op: conv2d}]\n", "E0203", 0, "add dataset:"),
-    ("arch: a\ndataset: d\n", "E0203", 0, "add layers:"),
+    ("dataset: d\nlayers: [{op: conv2d}]\n", "E0203", 1, "add arch:"),
+    ("arch: a\nlayers: [{op: conv2d}]\n", "E0203", 1, "add dataset:"),
+    ("arch: a\ndataset: d\n", "E0203", 1, "add layers:"),
     ("arch: a\ndataset: d\nlayers:\n", "E0204", 3, "- "),
     ("arch: a\ndataset: d\nlayers: []\n", "E0204", 3, "- "),
     ("arch: a\ndataset: d\nlayers: {op: conv2d}\n", "E0204", 3, "- "),

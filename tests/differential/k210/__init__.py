@@ -1,0 +1,1 @@
+"""Random networks on the K210: reference = KPU simulator = compiled runner."""
