@@ -17,10 +17,13 @@ _HOMES = {
     "ai8x.checkpoint": ("Checkpoint", "read_checkpoint", "write_checkpoint"),
     "ai8x.nn.base": ("Mode", "OutputScale", "QuantizationAwareModule", "model_mode", "quantized_layers",
                      "set_average_rounding", "set_integer_mode", "set_output_scale", "update_model"),
+    "ai8x.nn.conversion": ("ConversionReport", "ConvertedModel", "convert"),
     "ai8x.nn.data": ("bayer_filter", "fold", "normalize", "unfold_batch"),
     "ai8x.nn.fold": ("fold_batchnorm",),
     "ai8x.nn.loading": ("load_state",),
     "ai8x.nn.qat": ("QatPolicy", "read_policy", "switch_to_qat", "update_optimizer"),
+    "ai8x.quantization.model": ("QuantizedModel", "calibrate", "quantize_model"),
+    "ai8x.synthesis_model": ("synthesize",),
     "ai8x.quantization": ("quantize_checkpoint", "quantize_state"),
 }
 _LAYER_MODULES = ("ai8x.nn.modules", "ai8x.nn.blocks")

@@ -159,6 +159,10 @@ class Diagnostics:
         """Remember one finding."""
         self._items.append(diagnostic)
 
+    def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Remember several findings."""
+        self._items.extend(diagnostics)
+
     @property
     def items(self) -> tuple[Diagnostic, ...]:
         """Everything remembered so far, in order."""

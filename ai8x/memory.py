@@ -6,15 +6,19 @@ Owns the algorithm and its independent verifier; knows nothing of chips. Both ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ai8x.errors import Ai8xError
 
-EXACT_LIMIT = 9
-"""Up to this many buffers every order of placement that can matter is tried."""
+TRIALS = 2_000
+"""Orders that the search tries for up to `FULL_EFFORT` buffers; fewer for more, so that its time stays the same."""
 
-_SEARCH_BUDGET = 2_000
+FULL_EFFORT = 16
+
+_PATIENCE = 150
+"""Orders without a better peak after which the search starts again beside the best one."""
 
 
 class MemoryPlanError(Ai8xError):
@@ -99,8 +103,9 @@ def lower_bound(buffers: Iterable[Buffer]) -> int:
 def plan_memory(buffers: Sequence[Buffer], capacity: int) -> MemoryPlan:
     """Place buffers so that no two live ones overlap, with a small peak.
 
-    Greedy first fit in three orders (size, life-time, first use), then for few buffers a bounded search over all
-    orders; stops as soon as the lower bound is reached. Deterministic.
+    First fit in four orders (size, life-time, first use, area), then a search over orders that moves what stands at the
+    peak and what it stands on; it stops as soon as the lower bound is reached. Some order is always optimal: sort an
+    optimal plan by address, and first fit places nothing higher. Deterministic.
 
     Args:
         buffers: unplaced; an `address` already given is kept.
@@ -109,19 +114,14 @@ def plan_memory(buffers: Sequence[Buffer], capacity: int) -> MemoryPlan:
     Raises:
         MemoryPlanError: the result fails the verifier, or fixed addresses collide.
     """
-    items = list(buffers)
+    items = tuple(buffers)
     bound = lower_bound(items)
-    orders = (
-        sorted(items, key=lambda b: (-b.size, b.first_use, b.name)),
-        sorted(items, key=lambda b: (b.first_use - b.last_use, -b.size, b.name)),
-        sorted(items, key=lambda b: (b.first_use, -b.size, b.name)),
-    )
-    best = min((_first_fit(order) for order in orders), key=_peak)
-    if _peak(best) > bound and len(items) <= EXACT_LIMIT:
-        best = _search(items, best, bound)
-    placed = {b.name: b for b in best}
-    plan = MemoryPlan(buffers=tuple(placed[b.name] for b in items), capacity=capacity, peak=_peak(best),
-                      lower_bound=bound)
+    fit = _FirstFit(items)
+    best = min((fit.place(order) for order in _orders(items)), key=lambda trial: trial.peak, default=_NOTHING)
+    if best.peak > bound and best.order:
+        best = _search(fit, best, bound)
+    placed = tuple(replace(b, address=address) for b, address in zip(items, best.addresses, strict=True))
+    plan = MemoryPlan(buffers=placed, capacity=capacity, peak=best.peak, lower_bound=bound)
     verify_plan(plan)
     return plan
 
@@ -142,45 +142,107 @@ def verify_plan(plan: MemoryPlan) -> None:
                 raise MemoryPlanError(f"buffers {one.name} and {other.name} overlap while both are alive")
 
 
-def _peak(buffers: Iterable[Buffer]) -> int:
-    return max((b.end for b in buffers), default=0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    """One order of placing, and what came of it; numbers count the buffers that were given."""
+
+    order: tuple[int, ...]
+    addresses: tuple[int, ...]
+    peak: int
 
 
-def _first_fit(order: Sequence[Buffer]) -> list[Buffer]:
-    placed = [b for b in order if b.address is not None]
-    for buffer in (b for b in order if b.address is None):
-        placed.append(_place(buffer, placed))
-    return placed
+_NOTHING = _Trial(order=(), addresses=(), peak=0)
 
 
-def _place(buffer: Buffer, placed: Sequence[Buffer]) -> Buffer:
-    """The buffer at the lowest address where it meets no live neighbour."""
-    neighbours = sorted((p.address or 0, p.end) for p in placed if p.overlaps_in_time(buffer))
-    address = 0
-    for start, end in neighbours:
-        if address + buffer.size <= start:
-            break
-        address = max(address, _align(end, buffer.alignment))
-    return replace(buffer, address=address)
+def _orders(items: Sequence[Buffer]) -> Iterator[tuple[int, ...]]:
+    """Orders to begin with, of the buffers without a given address."""
+    free = [number for number, buffer in enumerate(items) if buffer.address is None]
+
+    def life(number: int) -> int:
+        return items[number].last_use - items[number].first_use + 1
+
+    yield tuple(sorted(free, key=lambda n: (-items[n].size, items[n].first_use, items[n].name)))
+    yield tuple(sorted(free, key=lambda n: (-life(n), -items[n].size, items[n].name)))
+    yield tuple(sorted(free, key=lambda n: (items[n].first_use, -items[n].size, items[n].name)))
+    yield tuple(sorted(free, key=lambda n: (-life(n) * items[n].size, items[n].name)))
 
 
-def _align(value: int, alignment: int) -> int:
-    return -(-value // alignment) * alignment
+class _FirstFit:
+    """Places buffers one after the other, each at the lowest address where it meets no live neighbour."""
+
+    def __init__(self, items: Sequence[Buffer]) -> None:
+        self.items = items
+        self.neighbours = tuple(
+            tuple(n for n, other in enumerate(items) if other is not one and one.overlaps_in_time(other))
+            for one in items
+        )
+        self._given = {n: b.address for n, b in enumerate(items) if b.address is not None}
+
+    def place(self, order: tuple[int, ...]) -> _Trial:
+        """All buffers, those with given addresses first."""
+        addresses = dict(self._given)
+        for number in order:
+            addresses[number] = self._lowest(number, addresses)
+        peak = max((address + self.items[n].size for n, address in addresses.items()), default=0)
+        return _Trial(order=order, addresses=tuple(addresses[n] for n in range(len(self.items))), peak=peak)
+
+    def _lowest(self, number: int, addresses: Mapping[int, int]) -> int:
+        buffer = self.items[number]
+        taken = sorted((addresses[n], addresses[n] + self.items[n].size)
+                       for n in self.neighbours[number] if n in addresses)
+        address = 0
+        for start, end in taken:
+            if address + buffer.size <= start:
+                break
+            address = max(address, -(-end // buffer.alignment) * buffer.alignment)
+        return address
 
 
-def _search(items: Sequence[Buffer], best: list[Buffer], bound: int) -> list[Buffer]:
-    """Depth-first over placement orders, cut off at the best peak so far and at a fixed number of nodes."""
-    budget = _SEARCH_BUDGET
-    stack: list[tuple[list[Buffer], list[Buffer]]] = [
-        ([b for b in items if b.address is not None], [b for b in items if b.address is None])]
-    while stack and budget and _peak(best) > bound:
-        budget -= 1
-        placed, rest = stack.pop()
-        if not rest:
-            best = placed
-            continue
-        for i in range(len(rest) - 1, -1, -1):
-            candidate = _place(rest[i], placed)
-            if max(candidate.end, _peak(placed)) < _peak(best):
-                stack.append(([*placed, candidate], rest[:i] + rest[i + 1:]))
+def _search(fit: _FirstFit, best: _Trial, bound: int) -> _Trial:
+    """Walk from order to order, never upwards, beginning again where it leads nowhere."""
+    generator = random.Random(0)  # noqa: S311 (a plan, not a secret)
+    left = min(TRIALS, TRIALS * FULL_EFFORT // max(1, len(best.order)))
+    current, stale = best, 0
+    while best.peak > bound and left > 0:
+        left -= 1
+        stale += 1
+        order = _shaken(best.order, generator) if stale > _PATIENCE else _moved(fit, current, generator)
+        trial = fit.place(order)
+        if stale > _PATIENCE or trial.peak <= current.peak:
+            stale = 0 if stale > _PATIENCE or trial.peak < current.peak else stale
+            current = trial
+        if trial.peak < best.peak:
+            best = trial
     return best
+
+
+def _moved(fit: _FirstFit, trial: _Trial, generator: random.Random) -> tuple[int, ...]:
+    """The order with one buffer at the peak, or one that lives beside it, in another place."""
+    highest = [n for n in trial.order if trial.addresses[n] + fit.items[n].size == trial.peak] or list(trial.order)
+    number = _pick(highest, generator)
+    beside = [n for n in fit.neighbours[number] if n in trial.order]
+    if beside and generator.random() < 0.5:
+        number = _pick(beside, generator)
+    order = list(trial.order)
+    if generator.random() < 0.7:
+        order.remove(number)
+        order.insert(int(generator.random() * (len(order) + 1)), number)
+        return tuple(order)
+    return _swapped(order, order.index(number), int(generator.random() * len(order)))
+
+
+def _shaken(order: tuple[int, ...], generator: random.Random) -> tuple[int, ...]:
+    """Three exchanges away."""
+    for _ in range(3):
+        order = _swapped(order, int(generator.random() * len(order)), int(generator.random() * len(order)))
+    return order
+
+
+def _swapped(order: Sequence[int], one: int, other: int) -> tuple[int, ...]:
+    changed = list(order)
+    changed[one], changed[other] = changed[other], changed[one]
+    return tuple(changed)
+
+
+def _pick(numbers: Sequence[int], generator: random.Random) -> int:
+    return numbers[int(generator.random() * len(numbers))]

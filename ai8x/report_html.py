@@ -1,86 +1,76 @@
 """``report.html``: one self-contained page without scripts or network access.
 
-Owns the geometry of the drawings; the page itself is ``templates/report.html.j2``. Start at `render_html`.
+Owns what the page is made from; ``templates/report*.j2`` are the page, `report_graph.py` and `report_drawings.py` its
+drawings. Start at `render_html`.
 
 Source: docs/design.md "Libraries".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import jinja2
 
-from ai8x.report import MemoryBlock, MemoryMap, Report, Resource
+from ai8x.report import Accuracy, ChipReport, MemoryMap, Report, Resource
+from ai8x.report_compare import comparison, layer_costs
+from ai8x.report_drawings import Bars, Panel, address_text, memory_panels, part_bars
+from ai8x.report_graph import network_graph
 
-NUM_HUES = 8
-"""Fill colours of the page; tensors take them in turn."""
+WITNESSES: Mapping[str, str] = MappingProxyType({
+    "reference": "integer arithmetic on whole tensors, which the others are held against",
+    "simulator": "the register program on a simulator of the MAX78000's accelerator",
+    "firmware": "the compiled C project on a virtual MAX78000 board",
+    "kmodel": "the kmodel's bytes on a simulator of the K210's KPU",
+    "kpu_firmware": "the compiled runner on a virtual K210 board",
+})
+"""What every executor of the verification record is."""
 
-_PAGE_WIDTH = 1080
-_MIN_STEP_WIDTH = 96
-_MAX_STEP_WIDTH = 170
-_PANEL_HEIGHT = 190
-_AXIS_WIDTH = 64
-_AXIS_HEIGHT = 58
-_CHARACTER_WIDTH = 6.2
-_MIN_LABEL_HEIGHT = 13
-_MIN_BOX_HEIGHT = 4
-_BAR_HEIGHT = 90
-_BAR_WIDTH = 8
+NUM_HEATS = 4
+"""Shades of a cell of the confusion matrix."""
+
+MIN_BARS = 5
+"""Parts from which a resource gets a drawing; fewer are told in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
-    """A rectangle of a drawing, in its user units.
+class ConfusionCell:
+    """One cell: how many, its style, and what it says in words."""
 
-    Args:
-        x, y, width, height: place and size.
-        hue: number of its colour.
-        label: its name, as much of it as there is room for.
-        label_y: base line of the label: inside, or above where the rectangle is too flat.
-        title: text for hovering and for screen readers.
-    """
-
-    x: float
-    y: float
-    width: float
-    height: float
-    hue: int
-    label: str
-    label_y: float
+    count: int
+    style: str
     title: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
-    """A mark on an axis."""
+class Confusion:
+    """A confusion matrix for drawing.
 
-    position: float
-    text: str
+    Args:
+        accuracy: what it belongs to.
+        classes: names, or numbers where names are not known.
+        rows: cells, one row for each true class.
+        recalls: share of each true class that was found, 0 to 1; None without items.
+        is_repeated: the same counts as an executor before.
+    """
+
+    accuracy: Accuracy
+    classes: tuple[str, ...]
+    rows: tuple[tuple[ConfusionCell, ...], ...]
+    recalls: tuple[float | None, ...]
+    is_repeated: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Panel:
-    """The memory map of lanes that hold the same blocks at the same places.
+class ChipView:
+    """A chip with its drawings."""
 
-    Args:
-        title: which lanes.
-        width, height: of the drawing.
-        left, bottom: where the axes cross.
-        boxes: tensors over time.
-        rows: address marks.
-        columns: step marks.
-    """
-
-    title: str
-    width: float
-    height: float
-    left: float
-    bottom: float
-    boxes: tuple[Box, ...]
-    rows: tuple[Tick, ...]
-    columns: tuple[Tick, ...]
+    chip: ChipReport
+    maps: tuple[tuple[MemoryMap, tuple[Panel, ...]], ...]
+    bars: tuple[tuple[Resource, Bars], ...]
+    quadrants: tuple[Resource, ...]
 
 
 def render_html(report: Report) -> str:
@@ -93,11 +83,14 @@ def render_html(report: Report) -> str:
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["shape"] = lambda shape: "×".join(str(size) for size in shape)
-    chips = [{"chip": chip, "maps": [(m, memory_panels(m)) for m in chip.memory_maps],
-              "bars": [(r, part_bars(r)) for r in chip.resources if r.parts]} for chip in report.chips]
+    environment.filters["sentence"] = _sentence
+    environment.filters["px"] = lambda value: f"{value:.1f}".removesuffix(".0")
+    costs = layer_costs(report)
     return environment.get_template("report.html.j2").render(
-        report=report, chips=chips, layer_costs=layer_costs(report), verdict_class=verdict_class,
-        bar_height=_BAR_HEIGHT, bar_width=_BAR_WIDTH)
+        report=report, views=tuple(_view(chip) for chip in report.chips), layer_costs=costs,
+        graph=network_graph(report, costs), comparison=comparison(report), confusions=confusions(report),
+        has_errors=any(row.error for row in report.layers), verdict_class=verdict_class, witnesses=WITNESSES,
+        address_text=address_text, min_bars=MIN_BARS)
 
 
 def verdict_class(verdict: str) -> str:
@@ -107,110 +100,42 @@ def verdict_class(verdict: str) -> str:
     return "skipped" if verdict.startswith("skipped") else "bad"
 
 
-def layer_costs(report: Report) -> dict[int, dict[str, tuple[int, float]]]:
-    """Layer index -> target -> (cycles, microseconds), over all steps that serve the layer."""
-    costs: dict[int, dict[str, tuple[int, float]]] = {row.index: {} for row in report.layers}
-    for chip in report.chips:
-        for row in chip.layers:
-            cycles, time_us = costs[row.index].get(chip.target, (0, 0.0))
-            costs[row.index][chip.target] = (cycles + row.cycles, time_us + row.time_us)
-    return costs
+def confusions(report: Report) -> tuple[Confusion, ...]:
+    """The confusion matrix of every executor that has one."""
+    found: list[Confusion] = []
+    for accuracy in report.accuracy:
+        if accuracy.confusion:
+            repeated = any(other.accuracy.confusion == accuracy.confusion for other in found)
+            found.append(_confusion(accuracy, report.labels, is_repeated=repeated))
+    return tuple(found)
 
 
-def memory_panels(memory: MemoryMap) -> tuple[Panel, ...]:
-    """One panel for each group of lanes with equal content."""
-    groups: dict[tuple[MemoryBlock, ...], list[int]] = {}
-    for lane in range(len(memory.lanes)):
-        content = tuple(_without_lane(b) for b in memory.blocks if b.lane == lane)
-        if content:
-            groups.setdefault(content, []).append(lane)
-    hues = {label: i % NUM_HUES for i, label in enumerate(dict.fromkeys(b.label for b in memory.blocks))}
-    return tuple(_panel(memory, content, lanes, hues) for content, lanes in groups.items())
+def _confusion(accuracy: Accuracy, labels: tuple[str, ...], *, is_repeated: bool) -> Confusion:
+    counts = accuracy.confusion
+    names = labels if len(labels) == len(counts) else tuple(str(number) for number in range(len(counts)))
+    rows = tuple(tuple(_cell(count, sum(row), (true, found), names) for found, count in enumerate(row))
+                 for true, row in enumerate(counts))
+    recalls = tuple(row[true] / sum(row) if sum(row) else None for true, row in enumerate(counts))
+    return Confusion(accuracy=accuracy, classes=names, rows=rows, recalls=recalls, is_repeated=is_repeated)
 
 
-def part_bars(resource: Resource) -> tuple[Box, ...]:
-    """One bar for each part of a resource, such as the processors of the weight memory."""
-    bars = []
-    for part, used in enumerate(resource.parts):
-        height = _BAR_HEIGHT * used / resource.part_capacity
-        bars.append(Box(x=part * (_BAR_WIDTH + 1), y=_BAR_HEIGHT - height, width=_BAR_WIDTH, height=height, hue=0, label="",
-                        label_y=0,
-                        title=f"{resource.part_name} {part}: {used:,} of {resource.part_capacity:,} {resource.unit}"))
-    return tuple(bars)
+def _cell(count: int, total: int, place: tuple[int, int], names: tuple[str, ...]) -> ConfusionCell:
+    true, found = place
+    heat = 0 if not count else max(1, -(-NUM_HEATS * count // total))
+    kind = "hit" if true == found else "miss"
+    return ConfusionCell(count=count, style=f"{kind}{heat}" if heat else "",
+                         title=f"{count} of {total} items of class {names[true]} taken for {names[found]}")
 
 
-def _without_lane(block: MemoryBlock) -> MemoryBlock:
-    return MemoryBlock(label=block.label, lane=0, start=block.start, end=block.end, first_step=block.first_step,
-                       last_step=block.last_step)
+def _view(chip: ChipReport) -> ChipView:
+    """Bars for resources of many parts; those with one part for each of their groups go below the groups."""
+    drawn = tuple(resource for resource in chip.resources if len(resource.parts) >= MIN_BARS)
+    return ChipView(
+        chip=chip, maps=tuple((memory, memory_panels(memory)) for memory in chip.memory_maps if memory.blocks),
+        bars=tuple((resource, part_bars(resource)) for resource in drawn),
+        quadrants=tuple(resource for resource in chip.resources if 0 < len(resource.parts) < MIN_BARS))
 
 
-def _panel(memory: MemoryMap, content: Sequence[MemoryBlock], lanes: Sequence[int], hues: dict[str, int]) -> Panel:
-    top = _axis_top(max(block.end for block in content), memory.capacity)
-    step_width = min(_MAX_STEP_WIDTH, max(_MIN_STEP_WIDTH, (_PAGE_WIDTH - _AXIS_WIDTH) / len(memory.steps)))
-    boxes = tuple(_box(memory, block, _Frame(top=top, step_width=step_width, hue=hues[block.label],
-                                             share=_interleaving(block, content))) for block in content)
-    rows = tuple(Tick(position=_PANEL_HEIGHT * (1 - share), text=_address(memory, round(top * share)))
-                 for share in (0, 0.25, 0.5, 0.75, 1))
-    columns = tuple(Tick(position=_AXIS_WIDTH + (i + 0.5) * step_width, text=_shortened(name, step_width))
-                    for i, name in enumerate(memory.steps))
-    return Panel(title=_lane_names(memory, lanes), width=_AXIS_WIDTH + len(memory.steps) * step_width + 8,
-                 height=_PANEL_HEIGHT + _AXIS_HEIGHT, left=_AXIS_WIDTH, bottom=_PANEL_HEIGHT, boxes=boxes, rows=rows,
-                 columns=columns)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Frame:
-    """How a block is drawn: address at the top of the panel, width of a step, colour, (place, count) of its band."""
-
-    top: int
-    step_width: float
-    hue: int
-    share: tuple[int, int]
-
-
-def _interleaving(block: MemoryBlock, content: Sequence[MemoryBlock]) -> tuple[int, int]:
-    """Place and number of the tensors that share these addresses word by word in turn; each gets a band."""
-    sharing = [other for other in content
-               if other.start < block.end and block.start < other.end
-               and other.first_step <= block.last_step and block.first_step <= other.last_step]
-    return sharing.index(block), len(sharing)
-
-
-def _box(memory: MemoryMap, block: MemoryBlock, frame: _Frame) -> Box:
-    place, count = frame.share
-    band = max(_MIN_BOX_HEIGHT, _PANEL_HEIGHT * (block.end - block.start) / frame.top / count)
-    width = (block.last_step - block.first_step + 1) * frame.step_width - 2
-    y = _PANEL_HEIGHT * (1 - block.start / frame.top) - band * (place + 1)
-    first, last = memory.steps[block.first_step], memory.steps[block.last_step]
-    shared = ", word by word in turn with another tensor" if count > 1 else ""
-    return Box(x=_AXIS_WIDTH + block.first_step * frame.step_width + 1, y=y, width=width, height=band, hue=frame.hue,
-               label=_shortened(block.label, width),
-               label_y=y + band / 2 + 4 if band >= _MIN_LABEL_HEIGHT else y - 3,
-               title=f"{block.label}: {memory.unit} {_address(memory, block.start)} to {_address(memory, block.end - 1)}, "
-                     f"alive from {first} to {last}{shared}")
-
-
-def _axis_top(highest: int, capacity: int) -> int:
-    """A round number above what is used, so that small networks do not vanish in a large memory."""
-    grain = 64
-    while grain * 8 < highest:
-        grain *= 2
-    return min(-(-highest * 9 // 8 // grain) * grain, capacity)
-
-
-def _address(memory: MemoryMap, value: int) -> str:
-    return f"{value:#06x}" if memory.unit == "bytes" else f"{value}"
-
-
-def _shortened(text: str, width: float) -> str:
-    room = int((width - 6) / _CHARACTER_WIDTH)
-    return text if len(text) <= room else f"{text[: max(1, room - 1)]}…"
-
-
-def _lane_names(memory: MemoryMap, lanes: Sequence[int]) -> str:
-    names = [memory.lanes[lane] for lane in lanes]
-    if not names[0]:
-        return ""
-    first, last = names[0].split(" to ")[0], names[-1].split(" to ")[-1]
-    contiguous = list(lanes) == list(range(lanes[0], lanes[-1] + 1))
-    return f"{first} to {last}" if contiguous else ", ".join(names)
+def _sentence(text: str) -> str:
+    """A note as a sentence; names in it keep their case."""
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

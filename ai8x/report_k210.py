@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ai8x.k210 import timing
 from ai8x.k210.budget import memory_budgets, tensor_names
 from ai8x.k210.device import K210, LINE_BYTES
 from ai8x.k210.kmodel_layers import K210Conv
@@ -61,10 +60,9 @@ def _layer_row(network: Network, lowered: LoweredModel, index: int, step: Step,
         return ChipLayer(index=step.layer, name=step.name, unit="CPU", processors="",
                          cycles=round(time_us * 1e-6 * K210.kpu_clock_hz), time_us=time_us, utilisation=0.0, rough=True,
                          timed=index in milliseconds)
-    compute = timing.kpu_cycles(layer.fields)
-    return ChipLayer(index=step.layer, name=step.name, unit="KPU", processors="",
-                     cycles=round(time_us * 1e-6 * K210.kpu_clock_hz), time_us=time_us,
-                     utilisation=macs / (compute * K210.peak_mac_per_cycle),
+    cycles = round(time_us * 1e-6 * K210.kpu_clock_hz)
+    return ChipLayer(index=step.layer, name=step.name, unit="KPU", processors="", cycles=cycles, time_us=time_us,
+                     utilisation=macs / (cycles * K210.peak_mac_per_cycle),
                      rough=layer.main_memory_output is not None)
 
 

@@ -8,7 +8,8 @@ Source: docs/design.md "One pass through everything".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ai8x.errors import Diagnostic, Diagnostics, ExitStatus, Source, UserError, 
 from ai8x.files import atomic_write, check_replaceable, digest, npz_bytes, output_folder, write_json, write_text
 from ai8x.max7800x.options import DEFAULT_PROJECT, ProjectOptions, plain_options
 from ai8x.network.build import build_network
+from ai8x.network.description import NetworkDescription
 from ai8x.network.ir import Network
 from ai8x.network.reference import Trace, run_network
 from ai8x.network.weights import parameters_from_state
@@ -29,9 +31,9 @@ from ai8x.network.yaml_file import NetworkFile, read_network_file
 from ai8x.report import Accuracy, ChipReport, Report, to_json
 from ai8x.report_html import render_html
 from ai8x.report_network import layer_rows
-from ai8x.sample import Sample, find_sample, repeat_words, sample_shape_error
+from ai8x.sample import Sample, as_planes, find_sample, repeat_words, sample_problem, sample_shape_error
 from ai8x.synthesis_float import float_errors
-from ai8x.synthesis_refusal import TargetRefused, report_refusal, run_stage
+from ai8x.synthesis_refusal import TITLES, TargetRefused, refused_chip, report_refusal, run_stage
 from ai8x.verify import Verdict
 
 TARGETS = ("max78000", "k210")
@@ -39,6 +41,13 @@ TARGETS = ("max78000", "k210")
 
 WITNESSES = ("reference", "simulator", "firmware", "kmodel", "kpu_firmware")
 """Executors of the verification record (docs/design.md)."""
+
+TARGET_WITNESSES: Mapping[str, tuple[str, ...]] = {"max78000": ("simulator", "firmware"),
+                                                   "k210": ("kmodel", "kpu_firmware")}
+"""Target -> its executors."""
+
+DESCRIPTION_NAME = "network.yaml"
+"""The description with the planned placement, in the output folder."""
 
 Announce = Callable[[str], None]
 """Told what is being done, one short line at a time."""
@@ -49,12 +58,16 @@ class SynthesisOptions:
     """What to do.
 
     Args:
-        network: YAML description.
-        checkpoint: quantised checkpoint.
+        network: YAML description, as a file or as made from a model.
+        checkpoint: quantised checkpoint, as a file or as read.
         out: output folder; created whole, or replaced if everything in it is ours.
         targets: of `TARGETS`.
-        sample: ``.npy`` file, or None for the checkpoint's or the data set's sample.
+        require_all: a target that refuses the network fails the run; otherwise that is a warning as long as another
+            target takes it.
+        sample: ``.npy`` file or an integer array (C, H, W) or (C, L); None for the checkpoint's or the data set's.
         verify: run simulators and machine code.
+        analyze: report what the network would cost on each target; generate and run nothing.
+        messages: about network and checkpoint, for the report.
         overwrite: replace an output folder that holds foreign files.
         average_rounded: average pooling rounds (``--avg-pool-rounding``).
         test_samples: items of the data set's test part to run on the simulators; the reference runs all of them.
@@ -63,12 +76,15 @@ class SynthesisOptions:
         max78000: choices for the MAX78000's project.
     """
 
-    network: Path
-    checkpoint: Path
+    network: Path | NetworkDescription
+    checkpoint: Path | Checkpoint
     out: Path
     targets: tuple[str, ...] = TARGETS
-    sample: Path | None = None
+    require_all: bool = False
+    sample: Path | NDArray[Any] | None = None
     verify: bool = True
+    analyze: bool = False
+    messages: tuple[Diagnostic, ...] = ()
     overwrite: bool = False
     average_rounded: bool = False
     test_samples: int = 0
@@ -86,7 +102,7 @@ class Inputs:
         checkpoint: parameters and what came with them.
         network: what is computed.
         sample: the input.
-        trace: the reference's output of every layer.
+        trace: the reference's output of every layer; empty for an analysis.
         messages: warnings about the files.
     """
 
@@ -107,12 +123,14 @@ class TargetResult:
         chip: the target's part of the report.
         messages: warnings and notices.
         run_outputs: the last layer's outputs for a batch of samples, (N, C, H, W), on the target's simulator.
+        description: the network file with the placement that was planned; None where nothing was.
     """
 
     verdicts: tuple[Verdict, ...]
     chip: ChipReport
     messages: tuple[Diagnostic, ...] = ()
     run_outputs: Callable[[NDArray[Any]], NDArray[np.int64]] | None = None
+    description: NetworkDescription | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +143,8 @@ class SynthesisResult:
         verdicts: of every witness, in order.
         messages: warnings and notices with their places.
         accuracy_differs: some test item's outputs differ between a simulator and the reference.
+        unmet: an analysis found that the network fits none of the targets, or not all where all were required.
+        description: what ``network.yaml`` in the folder says; None where there is no such file.
     """
 
     folder: Path
@@ -132,12 +152,14 @@ class SynthesisResult:
     verdicts: tuple[Verdict, ...]
     messages: tuple[Diagnostic, ...] = ()
     accuracy_differs: bool = False
+    unmet: bool = False
+    description: NetworkDescription | None = None
 
     @property
     def exit_status(self) -> ExitStatus:
-        """0, or 3 where an executor differs from the reference."""
+        """0; 3 where an executor differs from the reference; 2 where an analysis found that what must fit does not."""
         differs = self.accuracy_differs or any(v.is_different for v in self.verdicts)
-        return ExitStatus.MISMATCH if differs else ExitStatus.SUCCESS
+        return ExitStatus.MISMATCH if differs else ExitStatus.USER if self.unmet else ExitStatus.SUCCESS
 
 
 def synthesize(options: SynthesisOptions, announce: Announce = lambda line: None) -> SynthesisResult:
@@ -156,8 +178,7 @@ def synthesize(options: SynthesisOptions, announce: Announce = lambda line: None
     announce(f"{inputs.network.name}: {len(inputs.network.layers)} layers, sample {inputs.sample.origin}")
     try:
         with output_folder(options.out, _manifest(options), overwrite=options.overwrite) as folder:
-            results = tuple(run_stage(target, _stage(target), inputs, options, folder / target, announce)
-                            for target in options.targets)
+            results = _run_targets(inputs, options, folder, announce)
             accuracy = measure_accuracy(inputs, results, options, announce) if options.test_samples else ()
             result = _conclude(inputs, options, results, accuracy)
             _write_reports(folder, inputs, result)
@@ -168,17 +189,56 @@ def synthesize(options: SynthesisOptions, announce: Announce = lambda line: None
         raise
 
 
+def _run_targets(inputs: Inputs, options: SynthesisOptions, folder: Path, announce: Announce
+                 ) -> tuple[TargetResult, ...]:
+    """Every target's stages; a refusal becomes a part of the report as long as another target takes the network.
+
+    Raises:
+        TargetRefused: a target that must take the network refuses it, or all do; never for an analysis.
+    """
+    results: list[TargetResult] = []
+    refusals: list[TargetRefused] = []
+    for target in options.targets:
+        try:
+            results.append(run_stage(target, _stage(target, analyze=options.analyze), inputs, options, folder / target,
+                                     announce))
+        except TargetRefused as refused:
+            if options.require_all and not options.analyze:
+                raise
+            refusals.append(refused)
+            shutil.rmtree(folder / target, ignore_errors=True)  # what its stage wrote before it met the limit
+            results.append(_refused_result(refused))
+    if len(refusals) == len(options.targets) and not options.analyze:
+        further = tuple(finding for other in refusals[1:] for finding in other.diagnostics)
+        raise TargetRefused(refusals[0].target, refusals[0].error, further)
+    return tuple(results)
+
+
+def _refused_result(refused: TargetRefused) -> TargetResult:
+    """What the report says about a target that refuses the network: the findings as warnings."""
+    title = TITLES[refused.target]
+    headline = Diagnostic(
+        code="W0468", level="warning", message=f"the network does not fit the {title}: nothing is generated for it",
+        found=f"{len(refused.diagnostics)} findings, below", help="write --target all to make this an error")
+    verdicts = tuple(Verdict(witness=witness, skipped=f"the network does not fit the {title}")
+                     for witness in TARGET_WITNESSES[refused.target])
+    return TargetResult(verdicts=verdicts, chip=refused_chip(refused.target, refused.error),
+                        messages=(headline, *(replace(finding, level="warning") for finding in refused.diagnostics)))
+
+
 def read_inputs(options: SynthesisOptions) -> Inputs:
     """Read description, checkpoint and sample, and run the reference.
 
     Raises:
         UserError: a file is missing, damaged, or does not suit the others.
     """
-    file = read_network_file(options.network)
-    checkpoint = read_checkpoint(options.checkpoint, training=False)
+    given, stored = options.network, options.checkpoint
+    file = given.network_file() if isinstance(given, NetworkDescription) else read_network_file(given)
+    checkpoint = stored if isinstance(stored, Checkpoint) else read_checkpoint(stored, training=False)
     warnings = Diagnostics()
-    parameters = parameters_from_state(checkpoint.state, file=str(options.checkpoint), warnings=warnings)
-    sample = find_sample(options.sample, checkpoint, options.dataset or file.dataset, first_test_item)
+    name = checkpoint.file or "checkpoint" if isinstance(stored, Checkpoint) else str(stored)
+    parameters = parameters_from_state(checkpoint.state, file=name, warnings=warnings)
+    sample = _sample(options, checkpoint, file.dataset)
     if options.max78000.synthetic_input is not None:
         synthetic = options.max78000.synthetic_input
         sample = repeat_words(sample, words=synthetic.words, increment=synthetic.increment)
@@ -187,12 +247,37 @@ def read_inputs(options: SynthesisOptions) -> Inputs:
                                 average_rounded=options.average_rounded)
     except UserError as error:
         names_another = any(finding.code == "E0550" for finding in error.diagnostics)
-        if options.sample and not names_another and (blame := sample_shape_error(options.sample, sample, checkpoint)):
+        if isinstance(options.sample, Path) and not names_another and (
+                blame := sample_shape_error(options.sample, sample, checkpoint)):
             raise blame from error
         raise
     network = replace(network, labels=checkpoint.labels)
-    return Inputs(file=file, checkpoint=checkpoint, network=network, sample=sample,
-                  trace=run_network(network, sample.values), messages=(*file.warnings, *warnings.items))
+    trace = Trace({}) if options.analyze else run_network(network, sample.values)
+    return Inputs(file=file, checkpoint=checkpoint, network=network, sample=sample, trace=trace,
+                  messages=(*options.messages, *file.warnings, *warnings.items))
+
+
+def _sample(options: SynthesisOptions, checkpoint: Checkpoint, dataset: str) -> Sample:
+    """The sample from wherever it is given.
+
+    Raises:
+        UserError: E0642, an array that is no sample, and what `find_sample` says.
+    """
+    given = options.sample
+    if given is None or isinstance(given, Path):
+        is_known = checkpoint.input_shape is not None and options.analyze  # an analysis looks at no values
+        return find_sample(given, checkpoint, options.dataset or dataset, _no_item if is_known else first_test_item)
+    values = np.asarray(given)
+    if problem := sample_problem(values):
+        raise user_error("E0642", "this array cannot be a sample", found=problem,
+                         allowed="integers -128 to 127 of shape (C, H, W) or (C, L)",
+                         help="numpy.clip(numpy.round(x * 128), -128, 127).astype('int64') for data x in -1 to 1")
+    return Sample(values=as_planes(values), origin="given as an array")
+
+
+def _no_item(name: str) -> None:
+    """Stands for a data set that nobody needs to look into."""
+    del name
 
 
 def first_test_item(name: str) -> NDArray[Any] | None:
@@ -242,29 +327,35 @@ def _accuracy(executor: str, expected: NDArray[Any], found: NDArray[Any], target
                     confusion=tuple(tuple(row) for row in confusion.tolist()))
 
 
-def _stage(target: str) -> Callable[[Inputs, SynthesisOptions, Path, Announce], TargetResult]:
-    """The function that does everything for one target."""
+def _stage(target: str, *, analyze: bool = False
+           ) -> Callable[[Inputs, SynthesisOptions, Path, Announce], TargetResult]:
+    """The function that does everything for one target, or only what its part of the report needs."""
     if target == "max78000":
-        from ai8x.synthesis_max78000 import synthesize_max78000
+        from ai8x import synthesis_max78000
 
-        return synthesize_max78000
-    from ai8x.synthesis_k210 import synthesize_k210
+        return synthesis_max78000.analyze_max78000 if analyze else synthesis_max78000.synthesize_max78000
+    from ai8x import synthesis_k210
 
-    return synthesize_k210
+    return synthesis_k210.analyze_k210 if analyze else synthesis_k210.synthesize_k210
 
 
 def _conclude(inputs: Inputs, options: SynthesisOptions, results: Sequence[TargetResult],
               accuracy: tuple[Accuracy, ...]) -> SynthesisResult:
     # The reference is what the others are held against: equal by definition, recorded for completeness.
-    found = {v.witness: v for v in (Verdict(witness="reference"), *(v for r in results for v in r.verdicts))}
+    reference = Verdict(witness="reference", skipped="--analyze" if options.analyze else "")
+    found = {v.witness: v for v in (reference, *(v for r in results for v in r.verdicts))}
     absent = "this target was not asked for"
     verdicts = tuple(found.get(w, Verdict(witness=w, skipped=absent)) for w in WITNESSES)
     messages = (*inputs.messages, *(m for result in results for m in result.messages))
     report = replace(_report(inputs, options, verdicts, messages), chips=tuple(result.chip for result in results),
                      accuracy=accuracy)
     different = any(row.mismatches for row in accuracy)
+    refused = [result for result in results if result.chip.refusal is not None]
+    given = options.network if isinstance(options.network, NetworkDescription) else None
+    description = next((result.description for result in results if result.description is not None), given)
     return SynthesisResult(folder=options.out, report=report, verdicts=verdicts, messages=messages,
-                           accuracy_differs=different)
+                           accuracy_differs=different, description=description,
+                           unmet=len(refused) == len(results) or (options.require_all and bool(refused)))
 
 
 def _report(inputs: Inputs, options: SynthesisOptions, verdicts: Sequence[Verdict],
@@ -291,20 +382,37 @@ def _without_folder(message: Diagnostic) -> Diagnostic:
 
 
 def _write_reports(folder: Path, inputs: Inputs, result: SynthesisResult) -> None:
-    """``trace.npz``, ``report.json`` and ``report.html``, beside the targets' folders."""
-    arrays = {f"L{layer.index}": inputs.trace[layer.index] for layer in inputs.network.layers}
-    atomic_write(folder / "trace.npz", npz_bytes(arrays))
+    """``trace.npz``, ``network.yaml``, ``report.json`` and ``report.html``, beside the targets' folders."""
+    if inputs.trace:
+        arrays = {f"L{layer.index}": inputs.trace[layer.index] for layer in inputs.network.layers}
+        atomic_write(folder / "trace.npz", npz_bytes(arrays))
+    if result.description is not None:
+        write_text(folder / DESCRIPTION_NAME, result.description.to_yaml())
     write_json(folder / "report.json", to_json(result.report))
     write_text(folder / "report.html", render_html(result.report))
 
 
 def _manifest(options: SynthesisOptions) -> dict[str, Any]:
     """Tool, inputs by name and digest, options: equal inputs give equal manifests on any machine."""
-    sources = [options.network, options.checkpoint, *(path for path in (options.sample, options.float_checkpoint) if path)]
     return {
         "tool": "ai8x", "version": __version__,
-        "inputs": {path.name: digest(path.read_bytes()) for path in sources if path.is_file()},
-        "options": {"targets": list(options.targets), "verify": options.verify, "dataset": options.dataset,
+        "inputs": dict(filter(None, map(_named_digest, (options.network, options.checkpoint, options.sample,
+                                                        options.float_checkpoint)))),
+        "options": {"targets": list(options.targets), "require_all": options.require_all, "verify": options.verify,
+                    "analyze": options.analyze, "dataset": options.dataset,
                     "average_rounded": options.average_rounded, "test_samples": options.test_samples,
                     "max78000": plain_options(options.max78000)},
     }
+
+
+def _named_digest(given: Path | NetworkDescription | Checkpoint | NDArray[Any] | None) -> tuple[str, str] | None:
+    """Name and digest of one input; None for a file that is not there."""
+    if isinstance(given, NetworkDescription):
+        return f"{given.name} (model)", digest(given.to_yaml().encode())
+    if isinstance(given, Checkpoint):
+        if given.file:
+            return _named_digest(Path(given.file))
+        return "parameters (in memory)", digest(npz_bytes({name: np.asarray(v) for name, v in given.state.items()}))
+    if isinstance(given, Path):
+        return (given.name, digest(given.read_bytes())) if given.is_file() else None
+    return None if given is None else ("sample (in memory)", digest(np.asarray(given).tobytes()))

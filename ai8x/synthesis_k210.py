@@ -17,8 +17,9 @@ from ai8x.files import atomic_write
 from ai8x.k210.codegen import RunnerModel, write_runner
 from ai8x.k210.interpreter import KmodelRun, run_kmodel
 from ai8x.k210.lower import LoweredModel, lower_network
+from ai8x.k210.step_times import model_milliseconds
 from ai8x.report_k210 import chip_report
-from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
+from ai8x.synthesis import TARGET_WITNESSES, Announce, Inputs, SynthesisOptions, TargetResult
 from ai8x.verify import Verdict
 from ai8x.verify_k210 import compare_kmodel, visible_tensor
 from ai8x.virtual.k210_verify import verify_kpu_firmware
@@ -63,6 +64,25 @@ def synthesize_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, ann
                         run_outputs=run_outputs)
 
 
+def analyze_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, announce: Announce) -> TargetResult:
+    """What the network would cost on this target; nothing is generated.
+
+    Args:
+        inputs: network; neither sample nor trace is looked at.
+        options: what to do.
+        folder: is not made.
+        announce: told about progress.
+
+    Raises:
+        UserError: the network has no exact form on the chip, or does not fit it.
+    """
+    del options, folder
+    announce("k210: lowering to a kmodel")
+    lowered = lower_network(inputs.network)
+    chip = chip_report(inputs.network, lowered, model_milliseconds(lowered.model), {})
+    return TargetResult(verdicts=unverified("--analyze"), chip=chip)
+
+
 def verify(inputs: Inputs, lowered: LoweredModel, run: KmodelRun, folder: Path,
            announce: Announce) -> tuple[Verdict, ...]:
     """Verdicts of the KPU simulator and of the runner's machine code."""
@@ -72,6 +92,6 @@ def verify(inputs: Inputs, lowered: LoweredModel, run: KmodelRun, folder: Path,
     return kmodel, verify_kpu_firmware(folder, lowered, run)
 
 
-def unverified() -> tuple[Verdict, ...]:
+def unverified(reason: str = "--no-verify") -> tuple[Verdict, ...]:
     """Verdicts of a run that was told not to verify."""
-    return tuple(Verdict(witness=witness, skipped="--no-verify") for witness in ("kmodel", "kpu_firmware"))
+    return tuple(Verdict(witness=witness, skipped=reason) for witness in TARGET_WITNESSES["k210"])

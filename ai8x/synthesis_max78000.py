@@ -26,15 +26,17 @@ from ai8x.max7800x.lower import LoweringPlan, lower_network
 from ai8x.max7800x.lower_data import OutputRegion, store_few_words, unload_regions
 from ai8x.max7800x.options import ENERGY_RUNS, Core, ProjectOptions, check_options
 from ai8x.max7800x.placement import BufferPlacement, Placement, PlacementOptions, place_network
-from ai8x.max7800x.planner import PLANNER_NOTICES, plan_placement
+from ai8x.max7800x.planner import PLANNER_NOTICES, PlanSummary, plan_placement
 from ai8x.max7800x.program import Program
 from ai8x.max7800x.simulator import Accelerator
+from ai8x.network.description import NetworkDescription
 from ai8x.network.ir import Network
 from ai8x.network.reference import Trace, run_network
 from ai8x.network.yaml_file import DataBuffer, LayerEntry
 from ai8x.report import ChipReport
 from ai8x.report_max78000 import chip_report
-from ai8x.synthesis import Announce, Inputs, SynthesisOptions, TargetResult
+from ai8x.synthesis import TARGET_WITNESSES, Announce, Inputs, SynthesisOptions, TargetResult
+from ai8x.synthesis_description import completed_description
 from ai8x.toolchain import RISCV, build_project, missing_tools
 from ai8x.verify import Verdict
 from ai8x.verify_max78000 import SEEDS, compare_layers, run_samples, verify_simulator
@@ -79,7 +81,31 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
     chip = completed.with_file_numbers(chip_report(network, plan, files, project))
     # A network that was cut has no classes to count.
     return TargetResult(verdicts=verdicts, chip=chip, messages=(*completed.notices, *messages),
-                        run_outputs=run_outputs if project.stop_after is None else None)
+                        run_outputs=run_outputs if project.stop_after is None else None,
+                        description=completed.description)
+
+
+def analyze_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path, announce: Announce) -> TargetResult:
+    """What the network would cost on this target; nothing is generated.
+
+    Args:
+        inputs: network and sample; no trace is needed.
+        options: what to do.
+        folder: is not made.
+        announce: told about progress.
+
+    Raises:
+        UserError: the network does not fit the chip.
+    """
+    del folder
+    check_options(options.max78000)
+    announce("max78000: placing and checking")
+    completed = complete_placement(inputs, options)
+    plan, messages = plan_network(completed.inputs, completed.options)
+    network = cut_network(completed.inputs.network, completed.options.max78000.stop_after)
+    chip = completed.with_file_numbers(chip_report(network, plan, {}, completed.options.max78000))
+    return TargetResult(verdicts=_unverified("--analyze"), chip=chip, messages=(*completed.notices, *messages),
+                        description=completed.description)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,18 +143,23 @@ class CompletedPlacement:
         options: with layer numbers of that network.
         notices: what the planner reports.
         served: by layer of that network, the file's layer that it computes or helps.
+        summary: what the plan uses; None where the file's own placement was complete.
+        description: the network file with the planned placement; None likewise.
     """
 
     inputs: Inputs
     options: SynthesisOptions
     notices: tuple[Diagnostic, ...] = ()
     served: tuple[int, ...] = ()
+    summary: PlanSummary | None = None
+    description: NetworkDescription | None = None
 
     def with_file_numbers(self, chip: ChipReport) -> ChipReport:
-        """The report with the file's layer numbers; a helper counts to the layer that reads its copy."""
-        if not self.served:
+        """The report with the file's layer numbers and the plan's figures; a helper counts to what reads its copy."""
+        if self.summary is None:
             return chip
-        return replace(chip, layers=tuple(replace(row, index=self.served[row.index]) for row in chip.layers))
+        return replace(chip, layers=tuple(replace(row, index=self.served[row.index]) for row in chip.layers),
+                       plan_peak=self.summary.data_peak_bytes, plan_lower_bound=self.summary.data_bound_bytes)
 
 
 def complete_placement(inputs: Inputs, options: SynthesisOptions) -> CompletedPlacement:
@@ -150,12 +181,15 @@ def complete_placement(inputs: Inputs, options: SynthesisOptions) -> CompletedPl
         replace(entry, hint=hint, position=index) if number is not None
         else LayerEntry(position=index, sequence=index, source=hint.source or entry.source, hint=hint)
         for index, (entry, hint, number) in enumerate(zip(entries, planned.hints, planned.file_index, strict=True)))
-    completed = replace(inputs, network=planned.network, file=replace(file, layers=layers),
-                        trace=planned.expand_trace(inputs.trace, inputs.sample.values))
+    # An analysis has no trace.
+    trace = planned.expand_trace(inputs.trace, inputs.sample.values) if inputs.trace else inputs.trace
+    completed = replace(inputs, network=planned.network, file=replace(file, layers=layers), trace=trace)
     if project.stop_after is not None:
         options = replace(options, max78000=replace(project, stop_after=planned.planned_index(project.stop_after)))
     notices = tuple(finding for finding in planned.diagnostics.items if finding.code in PLANNER_NOTICES)
-    return CompletedPlacement(inputs=completed, options=options, notices=notices, served=planned.served_layers)
+    given = options.network if isinstance(options.network, NetworkDescription) else None
+    return CompletedPlacement(inputs=completed, options=options, notices=notices, served=planned.served_layers,
+                              summary=planned.summary, description=completed_description(file, planned, given))
 
 
 def _placement_options(inputs: Inputs, project: ProjectOptions) -> PlacementOptions:
@@ -225,8 +259,8 @@ def _verify(subject: Subject, announce: Announce) -> tuple[Verdict, ...]:
     return simulator, verify_firmware(subject, announce)
 
 
-def _unverified() -> tuple[Verdict, ...]:
-    return tuple(Verdict(witness=witness, skipped="--no-verify") for witness in ("simulator", "firmware"))
+def _unverified(reason: str = "--no-verify") -> tuple[Verdict, ...]:
+    return tuple(Verdict(witness=witness, skipped=reason) for witness in TARGET_WITNESSES["max78000"])
 
 
 def verify_firmware(subject: Subject, announce: Announce) -> Verdict:

@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("virtual", "verify", "verify_max78000", "verify_k210", "report", "report_html", "report_k210", "report_max78000",
      "report_network", "report_terminal", "report_facts", "report_compare", "report_graph", "report_drawings"),
     ("cli", "simulate", "synthesis", "synthesis_max78000", "synthesis_k210", "synthesis_float",
-     "synthesis_refusal", "manual", "manual_codes"),
+     "synthesis_refusal", "synthesis_description", "synthesis_model", "manual", "manual_codes"),
 )
 TRAINING = ("nn", "training", "compatibility", "quantization")
 HEAVY = ("torch", "torchvision", "unicorn", "elftools", "tensorboard", "sklearn", "onnx", "matplotlib")

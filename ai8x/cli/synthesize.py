@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ai8x.cli.common import CommandParser, print_diagnostics, run_main
 from ai8x.cli.synthesize_options import add_project_options, project_options
@@ -39,22 +39,34 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="synthesize.py",
         description="Turn a network description (YAML) and a quantised checkpoint into verified projects for the "
-                    "MAX78000 and the Kendryte K210.",
+                    "MAX78000 and the Kendryte K210; or take a model by its name instead of a description.",
         epilog="Exit status: 0 verified, 2 input refused, 3 an executor differs from the reference.")
     inputs = parser.add_argument_group("input")
     inputs.add_argument("network", nargs="?", type=Path, metavar="NET.yaml", help="network description")
     inputs.add_argument("checkpoint", nargs="?", type=Path, metavar="CKPT",
                         help="quantised checkpoint (.pth.tar or .safetensors)")
+    inputs.add_argument("--model", metavar="NAME",
+                        help="a model of train.py --list-models instead of NET.yaml; the description is made from it")
+    parser.advanced(inputs, "--models-path", metavar="DIR", help="folder with further model files")
+    parser.advanced(inputs, "--datasets-path", metavar="DIR", help="folder with further data-set files")
     inputs.add_argument("--sample-input", type=Path, metavar="X.npy",
                         help="input to verify with, integers -128..127 of shape (C, H, W) or (C, L) "
                              "(default: the checkpoint's, else the data set's first test item)")
     output = parser.add_argument_group("output")
-    output.add_argument("--target", choices=("max78000", "k210", "all"), default="all", help="chip (default: all)")
+    output.add_argument("--target", choices=("max78000", "k210", "all"),
+                        help="chip; all: both must take the network (default: every chip that takes it)")
     output.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: out/<name of the network>)")
     output.add_argument("--overwrite", action="store_true", help="replace an output folder with foreign files")
     chip = parser.add_argument_group("chip")
     chip.add_argument("--avg-pool-rounding", action="store_true", help="average pooling rounds instead of truncating")
     check = parser.add_argument_group("verification")
+    check.add_argument("--analyze", action="store_true",
+                       help="report memory, cycles and what does not fit, and generate nothing; with --model no "
+                            "checkpoint is needed")
+    parser.advanced(check, "--qat-policy", type=Path, metavar="FILE",
+                    help="with --analyze and no checkpoint: policy whose widths the weights get (default: 8 bits)")
+    parser.advanced(check, "--use-bias", action="store_true",
+                    help="with --analyze and no checkpoint: give every layer a bias")
     check.add_argument("--no-verify", dest="verify", action="store_false", help="generate only, run nothing")
     check.add_argument("--samples", "--test-samples", dest="test_samples", type=int, default=0, metavar="N",
                        help="also classify the data set's test part: all of it with the reference, N items on each "
@@ -93,7 +105,8 @@ def _input_file(arguments: argparse.Namespace, name: str, other: str) -> Path:
         return Path(given[0])
     option = f"--{other.replace('_', '-')}"
     raise user_error("E0290", f"the {name} is given {len(given)} times", found=", ".join(map(str, given)) or "nothing",
-                     allowed=f"one file, by its place or with {option}", help="write synthesize.py NET.yaml CKPT")
+                     allowed=f"one file, by its place or with {option}",
+                     help="write synthesize.py NET.yaml CKPT, or synthesize.py --model NAME CKPT")
 
 
 def _targets(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -107,13 +120,49 @@ def _targets(arguments: argparse.Namespace) -> tuple[str, ...]:
 
     if arguments.device is not None:
         return (canonical_name(arguments.device),)
-    return TARGETS if arguments.target == "all" else (arguments.target,)
+    return TARGETS if arguments.target in (None, "all") else (arguments.target,)
 
 
-def _folder(arguments: argparse.Namespace, network: Path) -> Path:
+def _folder(arguments: argparse.Namespace, name: str) -> Path:
     if arguments.out is not None:
         return Path(arguments.out)
-    return (arguments.test_dir or DEFAULT_OUT) / (arguments.prefix or network.stem)
+    return (arguments.test_dir or DEFAULT_OUT) / (arguments.prefix or name)
+
+
+def _model_checkpoint(arguments: argparse.Namespace) -> Path | None:
+    """The checkpoint beside ``--model``, which then stands in the first place.
+
+    Raises:
+        UserError: E0292, a network description is given, too; E0290, two checkpoints are.
+    """
+    given = [path for path in (arguments.network, arguments.checkpoint, arguments.checkpoint_file) if path is not None]
+    descriptions = [path for path in (arguments.config_file, *given) if path and path.suffix in (".yaml", ".yml")]
+    if arguments.config_file is not None or descriptions:
+        raise user_error("E0292", "a model and a network description exclude each other",
+                         found=f"--model {arguments.model} and {descriptions[0] if descriptions else 'a description'}",
+                         allowed="one of them", help=f"write synthesize.py --model {arguments.model} CKPT")
+    if len(given) > 1:
+        raise user_error("E0290", f"the checkpoint is given {len(given)} times", found=", ".join(map(str, given)),
+                         allowed="one file", help=f"write synthesize.py --model {arguments.model} CKPT")
+    return given[0] if given else None
+
+
+def model_options(arguments: argparse.Namespace) -> SynthesisOptions:
+    """The library's options for ``--model``. Loads torch.
+
+    Raises:
+        UserError: as `options_from`, and what `ai8x.synthesis_model.prepare_model` says.
+    """
+    from ai8x.checkpoint import read_checkpoint
+    from ai8x.synthesis_model import ModelRequest, prepare_model
+
+    shared = _shared_options(arguments)
+    file = _model_checkpoint(arguments)
+    request = ModelRequest(
+        name=arguments.model, dataset=arguments.dataset or "", models_path=arguments.models_path,
+        datasets_path=arguments.datasets_path, policy=arguments.qat_policy, use_bias=arguments.use_bias)
+    prepared = prepare_model(request, None if file is None else read_checkpoint(file), analyze=arguments.analyze)
+    return prepared.options(out=_folder(arguments, prepared.description.name), **shared)
 
 
 def options_from(arguments: argparse.Namespace) -> SynthesisOptions:
@@ -125,16 +174,28 @@ def options_from(arguments: argparse.Namespace) -> SynthesisOptions:
     """
     from ai8x.synthesis import SynthesisOptions
 
+    if arguments.model is not None:
+        return model_options(arguments)
+    shared = _shared_options(arguments)
+    network = _input_file(arguments, "network", "config_file")
+    return SynthesisOptions(network=network, checkpoint=_input_file(arguments, "checkpoint", "checkpoint_file"),
+                            out=_folder(arguments, network.stem), **shared)
+
+
+def _shared_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `SynthesisOptions` that do not depend on how the network is given."""
     if arguments.test_samples < 0:
         raise user_error("E0291", "--samples counts items", found=str(arguments.test_samples),
                          allowed="0 or more", help="write --samples 100")
-    network = _input_file(arguments, "network", "config_file")
-    return SynthesisOptions(
-        network=network, checkpoint=_input_file(arguments, "checkpoint", "checkpoint_file"),
-        out=_folder(arguments, network), targets=_targets(arguments), sample=arguments.sample_input,
-        verify=arguments.verify, overwrite=arguments.overwrite, average_rounded=arguments.avg_pool_rounding,
-        test_samples=arguments.test_samples, dataset=arguments.dataset or "",
-        float_checkpoint=arguments.float_checkpoint, max78000=project_options(arguments))
+    if arguments.analyze and arguments.test_samples:
+        raise user_error("E0296", "--analyze runs nothing", found=f"--samples {arguments.test_samples}",
+                         allowed="one of them", help="leave --samples out")
+    return {
+        "targets": _targets(arguments), "require_all": arguments.target == "all" and arguments.device is None,
+        "sample": arguments.sample_input, "verify": arguments.verify, "analyze": arguments.analyze,
+        "overwrite": arguments.overwrite, "average_rounded": arguments.avg_pool_rounding,
+        "test_samples": arguments.test_samples, "dataset": arguments.dataset or "",
+        "float_checkpoint": arguments.float_checkpoint, "max78000": project_options(arguments)}
 
 
 def _execute(arguments: argparse.Namespace) -> int:

@@ -168,8 +168,10 @@ K210 = K210Device(
 )
 
 
-def arbitrary_bytes(size: int, seed: int) -> NDArray[np.uint8]:
-    """Contents of a memory at power-on: anything, but the same for the same seed."""
+def arbitrary_bytes(size: int, seed: int | None) -> NDArray[np.uint8]:
+    """Contents of a memory at power-on: anything, but the same for the same seed; None for zeros."""
+    if seed is None:
+        return np.zeros(size, np.uint8)
     return np.frombuffer(np.random.default_rng(seed).bytes(size), np.uint8).copy()
 
 

@@ -19,20 +19,27 @@ from ai8x.k210 import device, timing
 from ai8x.k210.device import K210, UNCACHED_OFFSET
 from ai8x.k210.interpreter_cpu import run_cpu_layer
 from ai8x.k210.interpreter_memory import MainMemory, Tensor, defined
-from ai8x.k210.kmodel import KModel, KModelFile, LayerExtent, read_kmodel_file, write_kmodel
+from ai8x.k210.kmodel import (
+    MAIN_MEMORY_OFFSET,
+    KModel,
+    KModelFile,
+    LayerExtent,
+    output_offset,
+    read_kmodel_file,
+    write_kmodel,
+)
 from ai8x.k210.kmodel_layers import (
-    Dequantize,
     FullyConnected,
     K210AddPadding,
     K210Conv,
     K210Upload,
     KModelLayer,
-    QuantizedAdd,
     QuantizedTensorflowFlatten,
     layer_type,
     layer_type_name,
 )
 from ai8x.k210.simulator import Kpu, KpuOptions, KpuResult, MapPlace
+from ai8x.k210.step_times import model_milliseconds
 
 FILE_ADDRESS = K210.memory.general_address
 """Where the file is loaded: the start of general RAM, a multiple of 256."""
@@ -63,7 +70,7 @@ class KmodelRun:
 class _Runner:
     """The state of one run."""
 
-    def __init__(self, data: bytes, file: KModelFile, options: KpuOptions, seed: int) -> None:
+    def __init__(self, data: bytes, file: KModelFile, options: KpuOptions, seed: int | None) -> None:
         self.data = data
         self.file = file
         self.options = options
@@ -71,8 +78,9 @@ class _Runner:
         needed = len(data) + file.model.main_mem_usage
         if needed > K210.memory.general_bytes:
             raise HardwareFault(f"the file of {len(data)} bytes and the main buffer of {file.model.main_mem_usage} "
-                                f"bytes exceed the general RAM of {K210.memory.general_bytes} bytes")
-        self.memory = MainMemory(file.model.main_mem_usage, seed=seed + 1)
+                                f"bytes (word at offset {MAIN_MEMORY_OFFSET:#x}) exceed the general RAM of "
+                                f"{K210.memory.general_bytes} bytes")
+        self.memory = MainMemory(file.model.main_mem_usage, seed=None if seed is None else seed + 1)
 
     def fetch(self, address: int, size: int) -> bytes:
         """Bus read of the KPU: the uncached alias of the loaded file."""
@@ -151,21 +159,22 @@ class _Runner:
 
     def load_input(self, image: NDArray[Any]) -> None:
         """Hand the input to the first layer, whose type says what it is."""
-        first = self.file.model.layers[0]
+        first, extent = self.file.model.layers[0], self.file.extents[0]
         if isinstance(first, K210Conv):
             fields = first.fields
             place = MapPlace(line=fields["image_src_addr"], channels=fields["i_ch_num"] + 1,
                              height=fields["i_col_high"] + 1, width=fields["i_row_wid"] + 1)
             shape = (place.channels, place.height, place.width)
-            _check_input(image, shape, np.dtype(np.uint8))
+            _check_input(image, shape, np.dtype(np.uint8), extent)
             if place.line + place.lines > K210.memory.kpu_lines:
-                raise HardwareFault(f"the image at line {place.line} does not fit the KPU RAM")
+                raise HardwareFault(f"{layer_name(0, extent)}: the image at line {place.line} does not fit the KPU RAM")
             self.kpu.store_map(place, np.asarray(image, np.uint8).reshape(shape))
         elif isinstance(first, FullyConnected):
-            _check_input(image, (first.input_channels,), np.dtype(np.float32))
+            _check_input(image, (first.input_channels,), np.dtype(np.float32), extent)
             self.memory.write(first.input, defined(np.asarray(image, np.float32)), "model input")
         else:
-            raise user_error("E0711", f"the model starts with {layer_type_name(layer_type(first))}",
+            raise user_error("E0711", f"the model starts with {layer_type_name(layer_type(first))} at offset "
+                             f"{extent.offset:#x}",
                              found=layer_type_name(layer_type(first)), allowed="K210_CONV or FULLY_CONNECTED",
                              help="write the model so that its first layer is a KPU convolution")
 
@@ -173,36 +182,31 @@ class _Runner:
         """The bytes of every output."""
         results = []
         for index, place in enumerate(self.file.model.outputs):
-            tensor = self.memory.read(place.address, place.size, np.uint8, f"output {index}")
+            name = f"output {index} at offset {output_offset(index):#x}"
+            tensor = self.memory.read(place.address, place.size, np.uint8, name)
             if tensor.undefined.any():
                 first = place.address + int(np.argmax(tensor.undefined))
-                raise HardwareFault(f"output {index}: the byte at main buffer address {first:#x} depends on memory "
-                                    "that nobody wrote")
+                raise HardwareFault(f"{name}: the byte at main buffer address {first:#x} depends on memory that nobody "
+                                    "wrote")
             results.append(tensor.values)
         return tuple(results)
 
 
-def _check_input(image: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def layer_name(index: int, extent: LayerExtent) -> str:
+    """What a layer is called in faults: number, type and where its body begins in the file."""
+    return f"layer {index} '{layer_type_name(extent.type)}' at offset {extent.offset:#x}"
+
+
+def _check_input(image: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any], extent: LayerExtent) -> None:
     if image.shape not in (shape, (int(np.prod(shape)),)) or image.dtype != dtype:
-        raise user_error("E0712", f"the model takes an input of shape {shape} and type {dtype}",
+        raise user_error("E0712", f"the model takes an input of shape {shape} and type {dtype} (layer at offset "
+                         f"{extent.offset:#x})",
                          found=f"shape {image.shape}, type {image.dtype}", allowed=f"shape {shape}, type {dtype}",
                          help=f"save the input with numpy.save as an array of shape {shape} and type {dtype}")
 
 
-def _cpu_milliseconds(layer: KModelLayer) -> float | None:
-    """Published rates only; None for the rest."""
-    latency = K210.latency
-    if isinstance(layer, Dequantize):
-        return 1e3 * layer.count * latency.dequantize_s
-    if isinstance(layer, QuantizedAdd):
-        return 1e3 * layer.count * latency.quantized_add_s
-    if isinstance(layer, K210Upload):
-        return 1e3 * layer.width * layer.height * layer.channels * latency.upload_s
-    return None
-
-
 def run_kmodel(data: bytes | KModel, image: NDArray[Any], *, options: KpuOptions | None = None,
-               seed: int = 0) -> KmodelRun:
+               seed: int | None = 0) -> KmodelRun:
     """Run a version-3 model once.
 
     Args:
@@ -210,7 +214,8 @@ def run_kmodel(data: bytes | KModel, image: NDArray[Any], *, options: KpuOptions
         image: uint8 (C, H, W) for a model that starts on the KPU, float32 (channels,) for one that starts with
             FULLY_CONNECTED; flat arrays of that size are accepted.
         options: emulator variants; the chip by default.
-        seed: of what KPU RAM and main buffer hold before the run. No defined byte of the result depends on it.
+        seed: of what KPU RAM and main buffer hold before the run, None for zeros. No defined byte of the result depends
+            on it.
 
     Raises:
         UserError: the file is damaged or of another kind, or the input does not fit.
@@ -225,26 +230,20 @@ def run_kmodel(data: bytes | KModel, image: NDArray[Any], *, options: KpuOptions
     undefined: dict[int, NDArray[np.bool_]] = {}
     tensors: dict[int, NDArray[np.uint8]] = {}
     cycles: dict[int, int] = {}
-    milliseconds: dict[int, float] = {}
     for index, (layer, extent) in enumerate(zip(file.model.layers, file.extents, strict=True)):
-        name = f"layer {index} '{layer_type_name(extent.type)}'"
+        name = layer_name(index, extent)
         if isinstance(layer, K210Conv):
             result = run.conv(layer, extent, name)
             layers[index] = result.output
             if result.undefined is not None:
                 undefined[index] = result.undefined
             cycles[index] = timing.kpu_cycles(layer.fields)
-            milliseconds[index] = 1e3 * timing.kpu_time_s(
-                layer.fields, to_main_memory=layer.main_memory_output is not None,
-                eight_bit=file.model.eight_bit_weights)
             continue
         if (written := run.cpu(layer, name)) is not None:
             tensors[index] = written
-        if (time_ms := _cpu_milliseconds(layer)) is not None:
-            milliseconds[index] = time_ms
     last = file.model.layers[-1]
     if isinstance(last, K210Conv) and last.main_memory_output is None:
-        raise HardwareFault(f"layer {len(file.model.layers) - 1} 'K210_CONV': the last layer keeps its result in the "
-                            "KPU; the runner then reads a layer past the end")
+        raise HardwareFault(f"{layer_name(len(file.model.layers) - 1, file.extents[-1])}: the last layer keeps its "
+                            "result in the KPU; the runner then reads a layer past the end")
     return KmodelRun(outputs=run.outputs(), layers=layers, undefined=undefined, tensors=tensors, cycles=cycles,
-                     milliseconds=milliseconds)
+                     milliseconds=model_milliseconds(file.model))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.errors import HardwareFault
+from ai8x.k210.device import K210
 from ai8x.k210.interpreter_memory import MainMemory, Tensor
 from ai8x.k210.kmodel_layers import (
     Act,
@@ -49,6 +50,12 @@ BLOCK = 8
 
 PADDED_CELLS = 16
 """Cells of the 4x4 maps that carry single values; section 9, REMOVE_PADDING."""
+
+MOST_POSITIONS = K210.limits.max_height * K210.limits.max_width
+"""Windows of a pooling layer: as many as the largest map of the KPU has cells."""
+
+MOST_CELLS = 1 << 27
+"""Cells of all windows of a pooling layer; more would keep the chip's CPU busy for seconds."""
 
 LEAST_SQUARE_SUM = F32(1e-10)
 """Lower bound of the squared length in L2_NORMALIZATION."""
@@ -135,6 +142,11 @@ def _pool_windows(layer: QuantizedMaxPool2d | AveragePool2d, operands: _Operands
     """Rows and columns of the window of every output, clipped to the map."""
     if layer.input_channels != layer.output_channels:
         raise HardwareFault(f"{operands.name}: {layer.input_channels} channels in, {layer.output_channels} out")
+    positions = layer.output_height * layer.output_width
+    window = min(layer.kernel_height, layer.input_height) * min(layer.kernel_width, layer.input_width)
+    if not positions or positions > MOST_POSITIONS or positions * window * layer.input_channels > MOST_CELLS:
+        raise HardwareFault(f"{operands.name}: {positions} windows of up to {window} cells; 1 to {MOST_POSITIONS} "
+                            f"windows and {MOST_CELLS} cells of all channels are run")
 
     def spans(outputs: int, size: int, kernel: int, stride: int, pad: int) -> list[slice]:
         starts = [index * stride - pad for index in range(outputs)]
@@ -218,6 +230,8 @@ def _softmax(layer: Softmax, operands: _Operands) -> None:
 
 
 def _concat(layer: Concat | QuantizedConcat, operands: _Operands) -> None:
+    total = sum(place.size for place in layer.ranges)
+    operands.memory.check(layer.output, total, f"{operands.name}: output")
     parts = [operands.read(place.address, (place.size,), np.uint8) for place in layer.ranges if place.size]
     if parts:
         operands.write(layer.output, np.concatenate([part.values for part in parts]),
@@ -267,6 +281,8 @@ def _resize(layer: ResizeNearestNeighbor | QuantizedResizeNearestNeighbor, opera
     dtype: Any = F32 if isinstance(layer, ResizeNearestNeighbor) else np.uint8
     x = operands.read(layer.input, (layer.channels, layer.input_height, layer.input_width), dtype)
     size = layer.channels * layer.output_height * layer.output_width * np.dtype(dtype).itemsize
+    if not size:
+        raise HardwareFault(f"{operands.name}: empty output of {layer.output_height}x{layer.output_width}")
     operands.memory.check(layer.output, size, f"{operands.name}: output")
 
     def sources(outputs: int, inputs: int) -> NDArray[np.int64]:

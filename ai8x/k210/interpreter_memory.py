@@ -35,10 +35,10 @@ class MainMemory:
 
     Args:
         size: bytes.
-        seed: of the arbitrary contents that it has at first.
+        seed: of the arbitrary contents that it has at first; None for zeros.
     """
 
-    def __init__(self, size: int, *, seed: int = 0) -> None:
+    def __init__(self, size: int, *, seed: int | None = 0) -> None:
         self._bytes = arbitrary_bytes(size, seed)
         self._undefined = np.ones(size, np.bool_)
 

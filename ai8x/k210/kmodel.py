@@ -43,6 +43,9 @@ MAIN_MEMORY_FLAG = 1
 LAST_BODY_SLACK = 7
 """Bytes by which the last body may exceed the file; nncase writes such files. Source: section 8."""
 
+MAIN_MEMORY_OFFSET = 20
+"""Where the header says how large the main buffer is."""
+
 _HEADER = struct.Struct("<7I")
 _PAIR = struct.Struct("<2I")
 _CONV = struct.Struct("<6I")
@@ -106,6 +109,11 @@ class KModelFile:
 
     model: KModel
     extents: tuple[LayerExtent, ...]
+
+
+def output_offset(index: int) -> int:
+    """Where a file describes an output."""
+    return _HEADER.size + _PAIR.size * index
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -280,20 +288,21 @@ def _read_layer(body: _Body, *, eight_bit: bool) -> tuple[KModelLayer, LayerExte
 def _read_header(file: _File) -> tuple[int, ...]:
     data = file.data
     if len(data) < _HEADER.size:
-        raise file.error("E0701", f"a kmodel starts with a header of {_HEADER.size} bytes; the file has {len(data)}",
-                         found=f"{len(data)} bytes", allowed=f"at least {_HEADER.size} bytes")
+        raise file.error("E0701", f"a kmodel has a header of {_HEADER.size:#x} bytes at offset 0x0; the file has "
+                         f"{len(data):#x}", found=f"{len(data)} bytes", allowed=f"at least {_HEADER.size} bytes")
     header = _HEADER.unpack_from(data)
     version, _, arch, num_layers, _, _, num_outputs = header
     if version != VERSION or arch != 0:
-        raise file.error("E0701", "not a kmodel of version 3", found=f"version {version:#x}, arch {arch:#x}",
-                         allowed="version 0x3 and arch 0x0")
+        raise file.error("E0701", "not a kmodel of version 3, by the words at offsets 0x0 and 0x8",
+                         found=f"version {version:#x}, arch {arch:#x}", allowed="version 0x3 and arch 0x0")
     tables = _HEADER.size + _PAIR.size * (num_layers + num_outputs)
     if tables > len(data):
         message = f"the tables of {num_outputs} outputs and {num_layers} layers end at {tables:#x}, outside the file"
         raise file.error("E0702", message, found=f"end at {tables:#x}",
                          allowed=f"end at {len(data):#x} or before")
     if not num_layers:
-        raise file.error("E0704", "the model has no layer", found="0 layers", allowed="at least 1")
+        raise file.error("E0704", "the model has no layer, by the word at offset 0xc", found="0 layers",
+                         allowed="at least 1")
     return header
 
 

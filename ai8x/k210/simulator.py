@@ -193,11 +193,11 @@ class Kpu:
         ram: 2 MiB of uint8 to work on, shared with a caller that models the bus; by default own memory with arbitrary
             contents.
         track_undefined: remember which bytes were written. Needs that all writes go through this object.
-        seed: of the contents of own memory.
+        seed: of the contents of own memory; None for zeros.
     """
 
     def __init__(self, options: KpuOptions | None = None, *, ram: NDArray[np.uint8] | None = None,
-                 track_undefined: bool = True, seed: int = 0) -> None:
+                 track_undefined: bool = True, seed: int | None = 0) -> None:
         self.options = options or KpuOptions()
         self.ram: NDArray[np.uint8] = device.arbitrary_bytes(K210.memory.kpu_bytes, seed) if ram is None else ram
         self._undefined = np.full(K210.memory.kpu_bytes, track_undefined)

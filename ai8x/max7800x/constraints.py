@@ -1,19 +1,18 @@
 """Whether a placed network can run on the chip: every limit of the specification, all findings together.
 
 The rules, one function each, the docstring being the rule, are in ``constraints_layers``, ``constraints_operands``,
-``constraints_processors``, ``constraints_streaming``, ``constraints_buffer`` and ``constraints_memory``. Start at
-`check_network`.
+``constraints_processors``, ``constraints_streaming``, ``constraints_buffer``, ``constraints_input`` and
+``constraints_memory``. Start at `check_network`.
 
 Source: spec/max78000-cnn.md section 6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from ai8x.errors import Diagnostic, Diagnostics
-from ai8x.max7800x.constraints_base import LayerRule, NetworkRule, Subject
+from ai8x.errors import Diagnostics
+from ai8x.max7800x.constraints_base import LayerRule, NetworkRule, Subject, layer_diagnostics, network_diagnostics
 from ai8x.max7800x.constraints_buffer import BUFFER_PLACE_RULES, BUFFER_STATE_RULES
+from ai8x.max7800x.constraints_input import check_shared_input
 from ai8x.max7800x.constraints_layers import LAYER_RULES
 from ai8x.max7800x.constraints_memory import LIVENESS_RULES, MEMORY_RULES
 from ai8x.max7800x.constraints_operands import OPERAND_RULES
@@ -34,6 +33,7 @@ RULES: tuple[LayerRule | NetworkRule, ...] = (
     *BUFFER_RULES,
     *BUFFER_PLACE_RULES,
     *BUFFER_STATE_RULES,
+    check_shared_input,
     *LIVENESS_RULES,
 )
 """Every rule, in the order in which they are applied; their docstrings are the manual's table."""
@@ -68,21 +68,10 @@ def check_network(
         deduplicate=deduplicate,
     )
     for layer in subject.layers:
-        for rule in (*LAYER_RULES, *OPERAND_RULES, *PROCESSOR_RULES, *MEMORY_RULES):
-            _add(diagnostics, rule(subject, layer))
-    _apply(diagnostics, subject, (*NETWORK_RULES, *STREAMING_RULES, *BUFFER_PLACE_RULES))
-    if not diagnostics.errors:
-        _apply(diagnostics, subject, (*BUFFER_RULES, *BUFFER_STATE_RULES))
-    if not diagnostics.errors:
-        _apply(diagnostics, subject, LIVENESS_RULES)
+        diagnostics.extend(layer_diagnostics(
+            subject, layer, (*LAYER_RULES, *OPERAND_RULES, *PROCESSOR_RULES, *MEMORY_RULES)))
+    diagnostics.extend(network_diagnostics(subject, (*NETWORK_RULES, *STREAMING_RULES, *BUFFER_PLACE_RULES)))
+    for rules in ((*BUFFER_RULES, *BUFFER_STATE_RULES), (check_shared_input, *LIVENESS_RULES)):
+        if not diagnostics.errors:
+            diagnostics.extend(network_diagnostics(subject, rules))
     return diagnostics
-
-
-def _apply(diagnostics: Diagnostics, subject: Subject, rules: tuple[NetworkRule, ...]) -> None:
-    for rule in rules:
-        _add(diagnostics, rule(subject))
-
-
-def _add(diagnostics: Diagnostics, findings: Iterable[Diagnostic]) -> None:
-    for finding in findings:
-        diagnostics.add(finding)

@@ -1,11 +1,11 @@
 """What every limit function receives and how it words a finding.
 
-Start at `Subject` and `finding`.
+Start at `Subject` and `Finding`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ai8x.errors import Diagnostic
@@ -44,20 +44,15 @@ class Subject:
         return self.device.geometry.data_words * self.device.geometry.word_bytes
 
 
-LayerRule = Callable[[Subject, HardwareLayer], Iterable[Diagnostic]]
-"""A limit of one layer: yields what breaks it."""
-
-NetworkRule = Callable[[Subject], Iterable[Diagnostic]]
-"""A limit of the network as a whole."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Finding:
-    """The words of a finding, apart from its place; parts as in `ai8x.errors.Diagnostic`.
+    """What a rule found: the words of a diagnostic; layer and place are added by `layer_diagnostics` and its sibling.
 
     Args:
         code: unique number of the rule.
         key: YAML key to point at; the layer where the file does not hold it.
+        message, found, allowed, help, level: as in `ai8x.errors.Diagnostic`.
+        layer: the layer that is to blame, for rules that look at several; else it is the one that the rule was given.
     """
 
     code: str
@@ -67,21 +62,54 @@ class Finding:
     allowed: str = ""
     help: str = ""
     level: str = "error"
+    layer: HardwareLayer | None = None
 
-    def at(self, layer: HardwareLayer) -> Diagnostic:
-        """The diagnostic for a layer."""
-        place = layer.placement.place_of(self.key)
-        return Diagnostic(
-            code=self.code,
-            message=self.message,
-            source=place if place is not None else layer.layer.source,
-            layer=layer.name,
-            layer_index=layer.index,
-            found=self.found,
-            allowed=self.allowed,
-            help=self.help,
-            level=self.level,
-        )
+
+Found = Finding | Diagnostic
+"""What a rule yields; whole diagnostics come from the allocators, which know their places."""
+
+LayerRule = Callable[[Subject, HardwareLayer], Iterable[Found]]
+"""A limit of one layer: yields what breaks it."""
+
+NetworkRule = Callable[[Subject], Iterable[Found]]
+"""A limit of the network as a whole; its findings name their layers."""
+
+
+def layer_diagnostics(
+    subject: Subject, layer: HardwareLayer, rules: Iterable[LayerRule]
+) -> Iterator[Diagnostic]:
+    """What rules find about one layer."""
+    for rule in rules:
+        for found in rule(subject, layer):
+            yield _placed(found, layer)
+
+
+def network_diagnostics(subject: Subject, rules: Iterable[NetworkRule]) -> Iterator[Diagnostic]:
+    """What rules find about the network."""
+    for rule in rules:
+        for found in rule(subject):
+            yield _placed(found, None)
+
+
+def _placed(found: Found, layer: HardwareLayer | None) -> Diagnostic:
+    """The one place that gives a finding its layer and its place in the file."""
+    if isinstance(found, Diagnostic):
+        return found
+    blamed = found.layer or layer
+    if blamed is None:
+        raise ValueError(f"a rule about the network does not say which layer {found.code} is about")
+    place = blamed.placement.place_of(found.key)
+    return Diagnostic(
+        code=found.code,
+        message=found.message,
+        source=place if place is not None else blamed.layer.source,
+        layer=blamed.name,
+        layer_index=blamed.index,
+        found=found.found,
+        allowed=found.allowed,
+        help=found.help,
+        level=found.level,
+    )
 
 
 def contiguous_map(found: int, count: int, processors: int) -> int:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ai8x.errors import Diagnostic
-from ai8x.max7800x.constraints_base import Finding, NetworkRule, Subject, describe_map, hexadecimal
+from ai8x.max7800x.constraints_base import Finding, Found, NetworkRule, Subject, describe_map, hexadecimal
 from ai8x.max7800x.placement import WORD_BYTES, buffer_offset, channel_passes, format_map
 from ai8x.max7800x.regions import buffer_layout, read_layout, words_of, written_words
 from ai8x.network.ir import NETWORK_INPUT
 
 
-def check_buffer_place(subject: Subject) -> Iterator[Diagnostic]:
+def check_buffer_place(subject: Subject) -> Iterator[Found]:
     """The rolling buffer has one processor per channel of a pass, and lies at a multiple of 4 in the data memory."""
     buffer, place = subject.network.buffer, subject.placement.buffer
     if buffer is None or place is None:
@@ -37,7 +37,7 @@ def check_buffer_place(subject: Subject) -> Iterator[Diagnostic]:
     )
 
 
-def check_buffer_writes(subject: Subject) -> Iterator[Diagnostic]:
+def check_buffer_writes(subject: Subject) -> Iterator[Found]:
     """A layer that shifts the rolling buffer writes to its start, one that inserts to the place of its newest pixels;
     both on the buffer's processors, without write_gap.
     """
@@ -59,10 +59,11 @@ def check_buffer_writes(subject: Subject) -> Iterator[Diagnostic]:
                 found=f"out_offset {hexadecimal(found[0])} on {format_map(found[1])}, write_gap {found[2]}",
                 allowed=f"out_offset {hexadecimal(wanted)} on {format_map(place.processors)}, write_gap 0",
                 help=f"write out_offset: {hexadecimal(wanted)} and output_processors: {format_map(place.processors)}",
-            ).at(layer)
+                layer=layer,
+            )
 
 
-def check_buffer_spared(subject: Subject) -> Iterator[Diagnostic]:
+def check_buffer_spared(subject: Subject) -> Iterator[Found]:
     """No other layer, and not the network's input, touches the rolling buffer: it is needed in the next inference."""
     buffer, place = subject.network.buffer, subject.placement.buffer
     if buffer is None or place is None:
@@ -80,7 +81,8 @@ def check_buffer_spared(subject: Subject) -> Iterator[Diagnostic]:
                 found=f"in_offset {hexadecimal(first.placement.in_offset)}",
                 allowed="data memory that the buffer does not use",
                 help=f"write another in_offset, or move the buffer from {hexadecimal(place.offset)}",
-            ).at(first)
+                layer=first,
+            )
     for layer in subject.layers:
         in_buffer = layer.layer.buffer_shift or layer.layer.buffer_insert
         if not in_buffer and (written_words(layer, subject.device) & kept).any():
@@ -91,7 +93,8 @@ def check_buffer_spared(subject: Subject) -> Iterator[Diagnostic]:
                 found=f"out_offset {hexadecimal(layer.placement.out_offset)}",
                 allowed="data memory that the buffer does not use",
                 help=f"write another out_offset, or move the buffer from {hexadecimal(place.offset)}",
-            ).at(layer)
+                layer=layer,
+            )
 
 
 BUFFER_PLACE_RULES: tuple[NetworkRule, ...] = (check_buffer_place,)

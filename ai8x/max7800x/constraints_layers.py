@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ai8x.errors import Diagnostic
-from ai8x.max7800x.constraints_base import Finding, LayerRule, Subject, hexadecimal, size_text
+from ai8x.max7800x.constraints_base import Finding, Found, LayerRule, Subject, hexadecimal, size_text
 from ai8x.max7800x.geometry import HardwareLayer, HardwareOp, is_row_form
 from ai8x.max7800x.placement import LANES, channel_passes
 from ai8x.network.ir import Activation, Op
 
 
-def check_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A layer has at most 1024 input and 1024 output channels, in at most 16 passes."""
     limit, passes = subject.limits.max_channels, subject.limits.max_passes
     for key, word, channels in (
@@ -31,10 +30,10 @@ def check_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnosti
                 found=f"{channels} {word} channels",
                 allowed=f"1 to {limit} channels, {passes} passes",
                 help=f"reduce the model's {word} channels to {limit}",
-            ).at(layer)
+            )
 
 
-def check_size(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_size(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Rows and columns are at most 1023, and as the counters see them (padding included, doubled for a transposed
     convolution, times the passes for an emulated element-wise operation) at most 1024.
     """
@@ -55,10 +54,10 @@ def check_size(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
                 found=f"{size} {word}, last counter value {count}",
                 allowed=f"{limit} {word}, and size - 1 + 2*pad at most {limits.max_count}",
                 help=f"feed at most {limit} {word}, or fold the input into channels",
-            ).at(layer)
+            )
 
 
-def check_frame(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_frame(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Rows times columns times passes of an input are below 2**21."""
     words = layer.in_pixels * layer.passes
     if words > subject.limits.max_frame_words:
@@ -69,10 +68,10 @@ def check_frame(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
             found=f"{words} words",
             allowed=f"{subject.limits.max_frame_words} words",
             help="use a smaller input",
-        ).at(layer)
+        )
 
 
-def check_conv2d(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_conv2d(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Conv2d: kernel 1x1 or 3x3, no dilation."""
     conv = layer.layer.conv
     if layer.layer.op is not Op.CONV2D or conv is None:
@@ -85,7 +84,7 @@ def check_conv2d(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]
             found=f"kernel {size_text(conv.kernel)}",
             allowed=" or ".join(size_text(kernel) for kernel in subject.limits.conv2d_kernels),
             help="write kernel_size: 3x3 and build a larger kernel from several layers",
-        ).at(layer)
+        )
     if conv.dilation != (1, 1):
         yield Finding(
             code="E0319",
@@ -94,10 +93,10 @@ def check_conv2d(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]
             found=f"dilation {size_text(conv.dilation)}",
             allowed="dilation 1",
             help="write dilation: 1",
-        ).at(layer)
+        )
 
 
-def check_conv_stride(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_conv_stride(_: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A convolution moves by one pixel; subsampling belongs to the pooling of the next layer."""
     conv = layer.layer.conv
     if conv is not None and layer.op is not HardwareOp.CONV_TRANSPOSE2D and max(conv.stride) > 1:
@@ -108,10 +107,10 @@ def check_conv_stride(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
             found=f"stride {size_text(conv.stride)}",
             allowed="stride 1",
             help=f"write stride: 1, and pool_stride: {max(conv.stride)} in the next layer, to skip the same pixels",
-        ).at(layer)
+        )
 
 
-def check_conv1d(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_conv1d(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Conv1d: kernel length 1 to 9."""
     conv = layer.layer.conv
     longest = subject.limits.max_conv1d_kernel
@@ -123,12 +122,13 @@ def check_conv1d(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]
             found=f"kernel length {conv.kernel[0]}",
             allowed=f"1 to {longest}",
             help=f"write kernel_size: {longest}",
-        ).at(layer)
+        )
 
 
-def check_conv1d_dilation(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_conv1d_dilation(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Dilated Conv1d: more than one tap; either (k-1)*d < 9, or k = 2 or 3, d at most 1023, no pooling, no padding, one
-    operand, not streaming, and for k = 3 an out_offset with room for one row of d samples before it.
+    operand, not streaming, from a FIFO only whole rows of d samples, and for k = 3 an out_offset with room for one row
+    before it.
     """
     conv, limits = layer.layer.conv, subject.limits
     if layer.layer.op is not Op.CONV1D or conv is None or conv.dilation[0] == 1:
@@ -151,12 +151,12 @@ def check_conv1d_dilation(subject: Subject, layer: HardwareLayer) -> Iterator[Di
             if kernel == 1
             else f"write dilation: {max(1, (limits.max_conv1d_span - 1) // (kernel - 1))}, "
             f"or kernel_size: {limits.max_conv1d_2d_kernel}",
-        ).at(layer)
+        )
     elif row_form:
         yield from _row_form_findings(layer, dilation)
 
 
-def _row_form_findings(layer: HardwareLayer, dilation: int) -> Iterator[Diagnostic]:
+def _row_form_findings(layer: HardwareLayer, dilation: int) -> Iterator[Found]:
     allowed = f"with dilation {dilation} no pooling, no padding, one operand and no streaming"
     conv = layer.layer.conv
     offenders = (
@@ -179,7 +179,17 @@ def _row_form_findings(layer: HardwareLayer, dilation: int) -> Iterator[Diagnost
                 found=word,
                 allowed=allowed,
                 help=action,
-            ).at(layer)
+            )
+    samples = layer.layer.operand_shape.height
+    if layer.fifo_input and layer.in_pixels != samples:
+        yield Finding(
+            code="E0322",
+            key="dilation",
+            message=f"dilation {dilation} reads rows of {dilation} samples, which the FIFO does not complete",
+            found=f"{samples} samples, {layer.in_pixels} are read",
+            allowed=f"a multiple of {dilation} samples, or input from data memory",
+            help=f"leave --fifo out, or feed {layer.in_pixels} samples",
+        )
     if layer.placement.out_offset < layer.lead_bytes:
         yield Finding(
             code="E0412",
@@ -188,10 +198,10 @@ def _row_form_findings(layer: HardwareLayer, dilation: int) -> Iterator[Diagnost
             found=f"out_offset {hexadecimal(layer.placement.out_offset)}",
             allowed=f"at least {hexadecimal(layer.lead_bytes)} (4 * dilation * output passes)",
             help=f"write out_offset: {hexadecimal(layer.lead_bytes)} and the same in_offset where it is read",
-        ).at(layer)
+        )
 
 
-def check_transposed(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_transposed(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """ConvTranspose2d: kernel 3x3, stride 2, pad 0 to 2, output padding 1, no dilation, no pooling."""
     conv, limits = layer.layer.conv, subject.limits
     if layer.op is not HardwareOp.CONV_TRANSPOSE2D or conv is None:
@@ -232,10 +242,10 @@ def check_transposed(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnos
                 found=found,
                 allowed=allowed,
                 help=action,
-            ).at(layer)
+            )
 
 
-def check_pad(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_pad(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Padding is 0 to 2 and smaller than the kernel."""
     conv, limit = layer.layer.conv, subject.limits.max_pad
     if conv is None:
@@ -250,11 +260,11 @@ def check_pad(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
                 found=f"pad {pad}",
                 allowed=f"0 to {greatest} (at most {limit}, less than the kernel)",
                 help=f"write pad: {max(0, greatest)}",
-            ).at(layer)
+            )
             return
 
 
-def check_output_shift(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_output_shift(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """The total output shift (layer shift + 8 - weight bits) is -15 to 15, and 0 for a pass layer."""
     limits, shift = subject.limits, layer.layer.output_shift
     low, high = (limits.min_shift, limits.max_shift) if layer.is_conv else (0, 0)
@@ -268,10 +278,10 @@ def check_output_shift(subject: Subject, layer: HardwareLayer) -> Iterator[Diagn
             found=f"{shift} (layer shift {shift - extra}, plus {extra} for {layer.weight_bits}-bit weights)",
             allowed=f"{low} to {high}",
             help=f"write output_shift: {nearest}, or quantize the checkpoint again",
-        ).at(layer)
+        )
 
 
-def check_activation(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_activation(_: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A pass layer and a 32-bit output have no activation."""
     activation = layer.layer.activation
     if activation is Activation.NONE:
@@ -285,10 +295,10 @@ def check_activation(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
             found=f"activate: {activation.value}",
             allowed="None",
             help="write activate: None",
-        ).at(layer)
+        )
 
 
-def check_output_width(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_output_width(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A 32-bit output needs a convolution and is read by no other layer; it is meant for the last layer."""
     if layer.output_bits == 8:
         return
@@ -302,7 +312,7 @@ def check_output_width(subject: Subject, layer: HardwareLayer) -> Iterator[Diagn
             found="output_width: 32",
             allowed="32 for a final convolution, otherwise 8",
             help="write output_width: 8",
-        ).at(layer)
+        )
     elif layer.index != len(subject.layers) - 1:
         yield Finding(
             code="W0305",
@@ -312,10 +322,10 @@ def check_output_width(subject: Subject, layer: HardwareLayer) -> Iterator[Diagn
             allowed="32 for the last layer",
             help="write output_width: 8 if the host does not need the accumulators",
             level="warning",
-        ).at(layer)
+        )
 
 
-def check_weight_bits(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_weight_bits(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Weights have 1, 2, 4 or 8 bits."""
     allowed = subject.limits.weight_bits
     if layer.is_conv and layer.weight_bits not in allowed:
@@ -326,10 +336,10 @@ def check_weight_bits(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
             found=f"{layer.weight_bits} bits",
             allowed=", ".join(str(bits) for bits in allowed),
             help="write quantization: 8",
-        ).at(layer)
+        )
 
 
-def note_groups(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def note_groups(_: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A grouped convolution runs as a dense one with zero weights: allowed, at the dense cost."""
     conv = layer.layer.conv
     if conv is not None and conv.groups > 1:
@@ -341,10 +351,10 @@ def note_groups(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
             found=f"groups {conv.groups}",
             allowed="groups 1 runs natively",
             help="write groups: 1 if the model allows it",
-        ).at(layer)
+        )
 
 
-def note_unused_lanes(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def note_unused_lanes(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Hidden channel counts that are not multiples of 4 leave lanes of a data memory unused."""
     unused = -layer.out_channels % LANES
     if unused and subject.network.consumers(layer.index):
@@ -356,7 +366,7 @@ def note_unused_lanes(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
             found=f"{layer.out_channels} channels",
             allowed="any number; a multiple of 4 wastes no energy",
             help=f"use {layer.out_channels + unused} channels in the model",
-        ).at(layer)
+        )
 
 
 LAYER_RULES: tuple[LayerRule, ...] = (

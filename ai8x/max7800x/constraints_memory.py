@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ai8x.errors import Diagnostic, UserError
-from ai8x.max7800x.constraints_base import Finding, LayerRule, NetworkRule, Subject, hexadecimal
+from ai8x.errors import UserError
+from ai8x.max7800x.constraints_base import Finding, Found, LayerRule, NetworkRule, Subject, hexadecimal
+from ai8x.max7800x.constraints_input import finds_input, first_reader
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.kernels import allocate_biases, allocate_kernels
 from ai8x.max7800x.placement import WORD_BYTES, DataFormat, channel_passes, format_map
@@ -40,21 +41,21 @@ FINE_OFFSET_STEP = 16
 """Otherwise of this."""
 
 
-def check_in_offset(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_in_offset(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """The input offset is a multiple of 4 inside the data memory."""
     if _inherits_bad_offset(subject, layer):
         return
     yield from _bad_offset(subject, layer, "E0413", "in_offset", layer.placement.in_offset, subject.memory_bytes)
 
 
-def check_out_offset(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_out_offset(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """The output offset is a multiple of 4, at least 0 and below 0x20000; the data must fit the memory too."""
     yield from _bad_offset(
         subject, layer, "E0414", "out_offset", layer.placement.out_offset, subject.limits.max_write_offset + 1
     )
 
 
-def check_input_fits(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_input_fits(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """An input that does not stream ends inside the data memory.
 
     It takes 4 bytes per pixel, pass and operand; CHW one byte per pixel.
@@ -73,10 +74,10 @@ def check_input_fits(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnos
             help=f"write in_offset: {hexadecimal(subject.memory_bytes - size)} or less"
             if size <= subject.memory_bytes
             else "write streaming: true in the first layers, or use a smaller input",
-        ).at(layer)
+        )
 
 
-def check_output_fits(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_output_fits(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """An output ends inside the data memory: offset plus 4 (wide: 16) bytes per pixel and pass, times write_gap + 1."""
     if is_streamed_output(layer, subject.layers):
         return
@@ -94,10 +95,10 @@ def check_output_fits(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
             help=f"write out_offset: {hexadecimal(fits)} or less"
             if fits >= 0
             else "pool earlier, or use fewer output channels",
-        ).at(layer)
+        )
 
 
-def check_write_gap(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_write_gap(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """The write pointer's increment, output passes times (write_gap + 1), is at most 16."""
     passes = layer.out_passes if layer.is_conv else 1
     limit = subject.limits.max_write_increment
@@ -110,10 +111,10 @@ def check_write_gap(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnost
             found=f"write_gap {layer.write_gap}, {passes} output passes",
             allowed=f"0 to {greatest}",
             help=f"write write_gap: {min(max(0, layer.write_gap), greatest)}",
-        ).at(layer)
+        )
 
 
-def check_weight_memory(subject: Subject) -> Iterator[Diagnostic]:
+def check_weight_memory(subject: Subject) -> Iterator[Found]:
     """The masks of all layers fit 768 words of 72 bits in each of their processors.
 
     Every layer starts at a multiple of 4 words, and its mask counter ends below 65536.
@@ -136,10 +137,11 @@ def check_weight_memory(subject: Subject) -> Iterator[Diagnostic]:
                 found=f"{place.num_masks} masks of {layer.weight_bits} bits from word {place.start_word}",
                 allowed=f"mask addresses up to {limit}",
                 help="reduce the layer's output channels",
-            ).at(layer)
+                layer=layer,
+            )
 
 
-def check_bias_memory(subject: Subject) -> Iterator[Diagnostic]:
+def check_bias_memory(subject: Subject) -> Iterator[Found]:
     """The bias of a layer lies within one quadrant; a quadrant holds 512 entries."""
     try:
         allocate_biases(subject.layers, subject.device, deduplicate=subject.deduplicate)
@@ -147,7 +149,7 @@ def check_bias_memory(subject: Subject) -> Iterator[Diagnostic]:
         yield from error.diagnostics
 
 
-def check_sources(subject: Subject) -> Iterator[Diagnostic]:
+def check_sources(subject: Subject) -> Iterator[Found]:
     """A layer finds its input where the producers wrote it.
 
     That is: on the same processors, from the same word, with the same distance of pixels. Operands of an element-wise
@@ -158,7 +160,7 @@ def check_sources(subject: Subject) -> Iterator[Diagnostic]:
         yield from _compare(subject, link, _source_layout(subject, link))
 
 
-def check_overwrite(subject: Subject) -> Iterator[Diagnostic]:
+def check_overwrite(subject: Subject) -> Iterator[Found]:
     """A layer's output does not touch words that it has still to read itself, words that a later layer still reads, or
     words of an output of the network; the words are counted exactly, so that interleaving with write_gap is possible.
     """
@@ -198,7 +200,7 @@ def _own_input(subject: Subject, layer: HardwareLayer, own: WordSet) -> tuple[di
 
 def _overwrite_finding(
     subject: Subject, layer: HardwareLayer, victim: tuple[int, int], own: WordSet, live: WordSet
-) -> Diagnostic:
+) -> Finding:
     producer, reader = victim
     whose = (
         "the network input"
@@ -226,7 +228,8 @@ def _overwrite_finding(
         f"{hexadecimal(end)} are live",
         allowed="data memory without live data",
         help=action,
-    ).at(layer)
+        layer=layer,
+    )
 
 
 def _readers_follow(subject: Subject, layer: HardwareLayer) -> str:
@@ -253,14 +256,15 @@ def _source_layout(subject: Subject, link: ReadLink) -> ChannelLayout:
     """
     if link.producer == BUFFER_INPUT:
         return _buffer_source(subject, link)
+    dropped_rows = subject.layers[link.reader].layer.in_crop[0]
     if link.producer != NETWORK_INPUT:
         written = write_layout(subject.layers[link.producer])
     else:
-        first = subject.layers[subject.network.consumers(NETWORK_INPUT)[0]]
-        if first.index == link.reader:
-            return link.layout
+        first = first_reader(subject)
+        if first.index == link.reader or not finds_input(subject, subject.layers[link.reader]):
+            return link.layout  # where it is loaded; or `check_shared_input` has told what is wrong
         written = read_layout(first, 0)
-    dropped_rows = subject.layers[link.reader].layer.in_crop[0]
+        dropped_rows -= first.layer.in_crop[0]
     skipped = dropped_rows * subject.network.shape_of(link.producer).width
     return written.part(0, len(written.words), skipped)
 
@@ -273,7 +277,7 @@ def _buffer_source(subject: Subject, link: ReadLink) -> ChannelLayout:
     return buffer_layout(buffer, place).part(0, buffer.shape.channels, subject.layers[link.reader].layer.buffer_shift)
 
 
-def _compare(subject: Subject, link: ReadLink, written: ChannelLayout) -> Iterator[Diagnostic]:
+def _compare(subject: Subject, link: ReadLink, written: ChannelLayout) -> Iterator[Found]:
     layer, read = subject.layers[link.reader], link.layout
     count = min(len(read.words), len(written.words))
     if not np.array_equal(read.processors[:count], written.processors[:count]):
@@ -298,7 +302,8 @@ def _compare(subject: Subject, link: ReadLink, written: ChannelLayout) -> Iterat
             help=f"write in_offset: {hexadecimal(layer.placement.in_offset + shift)}"
             if link.position == 0
             else _move_producer(subject, link, -shift),
-        ).at(layer)
+            layer=layer,
+        )
 
 
 def _move_producer(subject: Subject, link: ReadLink, shift: int) -> str:
@@ -308,7 +313,7 @@ def _move_producer(subject: Subject, link: ReadLink, shift: int) -> str:
     return f"write out_offset: {hexadecimal(offset)} in layer {link.producer}"
 
 
-def _other_processors(subject: Subject, link: ReadLink, written: ChannelLayout) -> Diagnostic:
+def _other_processors(subject: Subject, link: ReadLink, written: ChannelLayout) -> Finding:
     layer = subject.layers[link.reader]
     wanted = sum(1 << int(p) for p in set(link.layout.processors.tolist()))
     found = sum(1 << int(p) for p in set(written.processors.tolist()))
@@ -323,10 +328,11 @@ def _other_processors(subject: Subject, link: ReadLink, written: ChannelLayout) 
         found=f"written to {format_map(found)}, read from {format_map(wanted)}",
         allowed="the same processors, in channel order",
         help=action,
-    ).at(layer)
+        layer=layer,
+    )
 
 
-def _other_step(subject: Subject, link: ReadLink, written: ChannelLayout) -> Diagnostic:
+def _other_step(subject: Subject, link: ReadLink, written: ChannelLayout) -> Finding:
     layer = subject.layers[link.reader]
     passes = 1 if link.producer < 0 else subject.layers[link.producer].out_passes
     own_passes = channel_passes(layer.in_channels)[0]
@@ -342,7 +348,8 @@ def _other_step(subject: Subject, link: ReadLink, written: ChannelLayout) -> Dia
         found=f"{written.step} words per pixel",
         allowed=f"{link.layout.step} words per pixel ({own_passes} passes, {layer.operands} operands)",
         help=action,
-    ).at(layer)
+        layer=layer,
+    )
 
 
 def _tensor(subject: Subject, link: ReadLink) -> str:
@@ -366,7 +373,7 @@ def _inherits_bad_offset(subject: Subject, layer: HardwareLayer) -> bool:
 
 def _bad_offset(
     subject: Subject, layer: HardwareLayer, code: str, key: str, value: int, limit: int
-) -> Iterator[Diagnostic]:
+) -> Iterator[Found]:
     if 0 <= value < limit and value % WORD_BYTES == 0:
         return
     nearest = min(max(0, value), subject.memory_bytes - WORD_BYTES) // WORD_BYTES * WORD_BYTES
@@ -377,7 +384,7 @@ def _bad_offset(
         found=hexadecimal(value),
         allowed=f"multiples of 4 from 0x0000 to {hexadecimal(limit - WORD_BYTES)}",
         help=f"write {key}: {hexadecimal(nearest)}",
-    ).at(layer)
+    )
 
 
 MEMORY_RULES: tuple[LayerRule, ...] = (

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ai8x.errors import Diagnostic
-from ai8x.max7800x.constraints_base import Finding, LayerRule, Subject, size_text
+from ai8x.max7800x.constraints_base import Finding, Found, LayerRule, Subject, size_text
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.network.ir import Op
 
 
-def check_pool_window(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_pool_window(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A pooling window has 1 to 16 rows and columns, without dilation, and fits the input."""
     pool, limit = layer.layer.pool, subject.limits.max_pool
     key = "avg_pool" if layer.pools_average else "max_pool"
@@ -27,7 +26,7 @@ def check_pool_window(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
             found=size_text(pool.window),
             allowed=f"1 to {limit} rows and columns",
             help=f"write {key}: {limit}",
-        ).at(layer)
+        )
     if pool.dilation != (1, 1):
         yield Finding(
             code="E0325",
@@ -36,10 +35,10 @@ def check_pool_window(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
             found=f"pool_dilation {size_text(pool.dilation)}",
             allowed="1",
             help="write pool_dilation: 1",
-        ).at(layer)
+        )
 
 
-def check_pool_stride(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_pool_stride(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A pooling stride is 1 to 16 and equal in both directions."""
     stride, limit = layer.layer.pool.stride, subject.limits.max_stride
     unequal = stride[0] != stride[1] and layer.in_columns > 1 and not layer.layer.op.is_1d
@@ -51,10 +50,10 @@ def check_pool_stride(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
             found=size_text(stride),
             allowed=f"1 to {limit}, the same for rows and columns",
             help=f"write pool_stride: {min(*stride, limit)}",
-        ).at(layer)
+        )
 
 
-def check_eltwise(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_eltwise(_: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """An element-wise operation is not part of a Conv1d.
 
     Above 64 channels it is a bare pass layer (no convolution, no pooling, no stride) unless it has 2 passes and 2
@@ -70,7 +69,7 @@ def check_eltwise(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
             found="Conv1d",
             allowed="Conv2d, ConvTranspose2d, Linear or a pass layer",
             help="move the element-wise operation to a layer of its own",
-        ).at(layer)
+        )
     bare = not layer.is_conv and layer.layer.pool.is_identity
     if layer.is_emulated_eltwise and not bare:
         yield Finding(
@@ -80,10 +79,10 @@ def check_eltwise(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
             found=f"{layer.operands} operands in {layer.passes} passes",
             allowed="2 operands in 2 passes, or a layer that does nothing else",
             help="put the element-wise operation into a layer of its own",
-        ).at(layer)
+        )
 
 
-def check_pool_first(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_pool_first(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """pool_first: false needs pooling and an element-wise operation of at most 2 operands."""
     if layer.layer.pool_first:
         return
@@ -96,10 +95,10 @@ def check_pool_first(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnos
             found=f"{layer.operands} operands, {'pooling' if layer.is_pooled else 'no pooling'}",
             allowed=f"2 to {most} operands with pooling",
             help="write pool_first: true",
-        ).at(layer)
+        )
 
 
-def check_pass_pooling(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_pass_pooling(_: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A pass layer of more than 64 channels pools only to a single pixel."""
     pixels = layer.pooled_rows * layer.pooled_columns
     if not layer.is_conv and layer.passes > 1 and layer.is_pooled and pixels > 1:
@@ -110,10 +109,10 @@ def check_pass_pooling(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]
             found=f"{layer.passes} passes, pooled size {layer.pooled_rows}x{layer.pooled_columns}",
             allowed="1 pass, or a pooled size of 1x1",
             help="pool in the convolution that follows",
-        ).at(layer)
+        )
 
 
-def check_flatten(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_flatten(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A flattened input has at most 256 pixels and 16384 features, and is neither pooled nor streamed."""
     if not layer.flatten:
         return
@@ -127,7 +126,7 @@ def check_flatten(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic
             found=f"{layer.flatten_pixels} pixels, {features} features",
             allowed=f"{limits.max_flatten_pixels} pixels and {limits.max_flatten_features} features",
             help="pool before the linear layer",
-        ).at(layer)
+        )
     for key, word, broken in (
         ("max_pool", "pooling", not layer.layer.pool.is_identity),
         ("streaming", "streaming", layer.streaming),
@@ -140,7 +139,7 @@ def check_flatten(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic
                 found=word,
                 allowed="flatten alone",
                 help=f"move the {word} to the layer before",
-            ).at(layer)
+            )
 
 
 OPERAND_RULES: tuple[LayerRule, ...] = (

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from ai8x.errors import Diagnostic
 from ai8x.max7800x.constraints_base import (
     Finding,
+    Found,
     LayerRule,
     NetworkRule,
     Subject,
@@ -34,7 +34,7 @@ from ai8x.max7800x.placement import (
 from ai8x.network.ir import NETWORK_INPUT
 
 
-def check_processor_count(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_processor_count(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """One enabled processor per input channel of a pass; for several passes that is a multiple of 4."""
     needed, found = layer.channels_per_pass, layer.processors
     if found.bit_count() == needed and found.bit_length() <= subject.device.processors:
@@ -48,10 +48,10 @@ def check_processor_count(subject: Subject, layer: HardwareLayer) -> Iterator[Di
         found=describe_map(found),
         allowed=f"one enabled processor per input channel of a pass ({_passes(layer.passes)}: {needed})",
         help=f"write processors: {value}",
-    ).at(layer)
+    )
 
 
-def check_output_processor_count(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_output_processor_count(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """One enabled output processor per output channel of a pass; for several passes that is a multiple of 4."""
     needed, found = layer.out_channels_per_pass, layer.output_processors
     if found.bit_count() == needed and found.bit_length() <= subject.device.processors:
@@ -69,10 +69,10 @@ def check_output_processor_count(subject: Subject, layer: HardwareLayer) -> Iter
         found=f"{describe_map(found)} ({place})",
         allowed=f"one enabled processor per output channel of a pass ({_passes(layer.out_passes)}: {needed})",
         help=f"write output_processors: {value}, and the same processors in the layer that reads it",
-    ).at(layer)
+    )
 
 
-def check_output_map(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_output_map(_: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Within a quadrant the output processors of a convolution have equal distances; with more than 64 output channels
     the map starts at a multiple of 4.
     """
@@ -96,7 +96,7 @@ def check_output_map(_: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
         )
 
 
-def check_pass_output_map(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_pass_output_map(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A pass layer writes within each quadrant: the output map holds there as many processors as the input map,
     contiguous, from a multiple of 4.
     """
@@ -117,10 +117,10 @@ def check_pass_output_map(subject: Subject, layer: HardwareLayer) -> Iterator[Di
             found=f"{describe_map(layer.output_processors)} for inputs from {format_map(layer.processors)}",
             allowed="per quadrant as many output as input processors, contiguous, the first divisible by 4",
             help=f"write output_processors: {format_map(expected)}",
-        ).at(layer)
+        )
 
 
-def check_data_format(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_data_format(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """CHW data: layer 0 only, one operand, one pass, every channel on the first processor of its own data memory."""
     if layer.placement.data_format is not DataFormat.CHW:
         return
@@ -132,7 +132,7 @@ def check_data_format(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
             found=f"layer {layer.index}, {layer.operands} operands, {layer.passes} passes",
             allowed="HWC",
             help="write data_format: HWC",
-        ).at(layer)
+        )
         return
     memories = subject.device.geometry.num_instances
     if any(processor % LANES for processor in set_bits(layer.processors)):
@@ -149,10 +149,10 @@ def check_data_format(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
             found=format_map(layer.processors),
             allowed="processors divisible by 4 (0, 4, 8, ...)",
             help=action,
-        ).at(layer)
+        )
 
 
-def check_fifo_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_fifo_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """FIFO input: at most 16 HWC channels on processors 0-3, 16-19, 32-35, 48-51, filled four by four.
 
     CHW: at most 4 channels on processors 0, 16, 32, 48. The fast FIFO: 4 HWC channels on processors 0-3 or one CHW
@@ -174,7 +174,7 @@ def check_fifo_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Diag
             found=f"{layer.in_channels} {kind} channels",
             allowed=f"1 to {most} {kind} channels",
             help="load the input into data memory: leave --fifo and streaming out",
-        ).at(layer)
+        )
         return
     share = 1 if chw else LANES
     expected = sum(
@@ -188,10 +188,10 @@ def check_fifo_channels(subject: Subject, layer: HardwareLayer) -> Iterator[Diag
             found=format_map(layer.processors),
             allowed="processors 0, 16, 32, 48" if chw else "processors 0-3, then 16-19, 32-35, 48-51",
             help=f"write processors: {format_map(expected)}",
-        ).at(layer)
+        )
 
 
-def check_fast_fifo(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_fast_fifo(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Layer 0 behind the fast FIFO is a convolution with 8-bit output."""
     if layer.fifo_input and subject.placement.fast_fifo and (not layer.is_conv or layer.output_bits != 8):
         yield Finding(
@@ -201,10 +201,10 @@ def check_fast_fifo(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnost
             found=f"{layer.op.value}, {layer.output_bits}-bit output",
             allowed="a convolution, 8-bit output",
             help="leave --fast-fifo out",
-        ).at(layer)
+        )
 
 
-def check_quad(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_quad(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """Quad mode: the input comes through the fast FIFO; layer 0 has at most 64 output channels, from a processor
     divisible by 4 on.
     """
@@ -220,10 +220,10 @@ def check_quad(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
         f"channels from processor {lowest_bit(layer.output_processors)} on",
         allowed=f"the fast FIFO, and 1 to {subject.device.processors} output channels from a processor divisible by 4",
         help="leave --fast-fifo-quad out",
-    ).at(layer)
+    )
 
 
-def check_fifo_reader(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_fifo_reader(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """FIFO data reaches layer 0, which has no other input, and no other layer."""
     inputs = layer.layer.inputs
     if subject.placement.reads_fifo and (inputs != (NETWORK_INPUT,) if layer.index == 0 else NETWORK_INPUT in inputs):
@@ -234,10 +234,10 @@ def check_fifo_reader(subject: Subject, layer: HardwareLayer) -> Iterator[Diagno
             found=f"inputs {', '.join('input' if i == NETWORK_INPUT else str(i) for i in inputs)}",
             allowed="the network input as the one input of layer 0",
             help="leave --fifo out, or read the output of layer 0",
-        ).at(layer)
+        )
 
 
-def check_bias_group(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnostic]:
+def check_bias_group(subject: Subject, layer: HardwareLayer) -> Iterator[Found]:
     """A bias may be stored in a quadrant that the network uses."""
     if layer.bias is None:
         return
@@ -252,10 +252,10 @@ def check_bias_group(subject: Subject, layer: HardwareLayer) -> Iterator[Diagnos
             found=", ".join(str(quadrant) for quadrant in layer.placement.bias_group),
             allowed=", ".join(str(quadrant) for quadrant in used),
             help=f"write bias_group: {value}",
-        ).at(layer)
+        )
 
 
-def check_first_quadrant(subject: Subject) -> Iterator[Diagnostic]:
+def check_first_quadrant(subject: Subject) -> Iterator[Found]:
     """The network uses quadrant 0, which starts the others."""
     used = subject.placement.bias_quadrants
     if subject.layers and 0 not in used:
@@ -268,10 +268,11 @@ def check_first_quadrant(subject: Subject) -> Iterator[Diagnostic]:
             found="quadrants " + ", ".join(str(quadrant) for quadrant in used),
             allowed="at least one processor of 0 to 15",
             help=f"write processors: {value}",
-        ).at(first)
+            layer=first,
+        )
 
 
-def check_layer_count(subject: Subject) -> Iterator[Diagnostic]:
+def check_layer_count(subject: Subject) -> Iterator[Found]:
     """A network has at most 32 layers."""
     limit, count = subject.limits.max_layers, len(subject.layers)
     if count > limit:
@@ -282,10 +283,11 @@ def check_layer_count(subject: Subject) -> Iterator[Diagnostic]:
             found=f"{count} layers",
             allowed=f"1 to {limit}",
             help=f"remove {count - limit} layers; pooling and element-wise operations can join the next convolution",
-        ).at(subject.layers[limit])
+            layer=subject.layers[limit],
+        )
 
 
-def _bad_output_map(layer: HardwareLayer, message: str, allowed: str) -> Diagnostic:
+def _bad_output_map(layer: HardwareLayer, message: str, allowed: str) -> Finding:
     value = format_map(contiguous_map(layer.output_processors, layer.out_channels_per_pass, PROCESSORS))
     return Finding(
         code="E0340",
@@ -294,7 +296,7 @@ def _bad_output_map(layer: HardwareLayer, message: str, allowed: str) -> Diagnos
         found=describe_map(layer.output_processors),
         allowed=allowed,
         help=f"write output_processors: {value}, and the same processors in the layer that reads it",
-    ).at(layer)
+    )
 
 
 def _is_a_readers_bad_map(subject: Subject, layer: HardwareLayer) -> bool:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ai8x.errors import Diagnostic
-from ai8x.max7800x.constraints_base import Finding, NetworkRule, Subject, hexadecimal
+from ai8x.max7800x.constraints_base import Finding, Found, NetworkRule, Subject, hexadecimal
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.regions import DataRegion, data_regions, stream_buffer
 from ai8x.max7800x.streaming import input_frame_words, stream_settings
 
 
-def check_stream_layers(subject: Subject) -> Iterator[Diagnostic]:
+def check_stream_layers(subject: Subject) -> Iterator[Found]:
     """Streaming layers are the first ones, consecutive, at most 8, fed by the FIFO; each reads the layer before it and
     nothing else reads what it streams on.
     """
@@ -30,7 +29,7 @@ def check_stream_layers(subject: Subject) -> Iterator[Diagnostic]:
                 f"streaming starts at layer {layer.index}, after layers that do not stream",
                 "layers 0, 1, ... without interruption",
                 "write streaming: false",
-            ).at(layer)
+            )
         elif layer.index >= limit:
             yield _finding(
                 "E0431",
@@ -38,7 +37,7 @@ def check_stream_layers(subject: Subject) -> Iterator[Diagnostic]:
                 f"{len(streaming)} streaming layers are too many",
                 f"1 to {limit}",
                 "write streaming: false",
-            ).at(layer)
+            )
         elif layer.index > 0 and layer.layer.inputs != (layer.index - 1,):
             yield _finding(
                 "E0432",
@@ -46,7 +45,7 @@ def check_stream_layers(subject: Subject) -> Iterator[Diagnostic]:
                 "a streaming layer reads the layer before it only",
                 f"layer {layer.index - 1} as input",
                 "write streaming: false",
-            ).at(layer)
+            )
         readers = subject.network.consumers(layer.index)
         if layer.index + 1 in {other.index for other in streaming} and readers != (layer.index + 1,):
             yield _finding(
@@ -55,14 +54,14 @@ def check_stream_layers(subject: Subject) -> Iterator[Diagnostic]:
                 f"what layer {layer.index} streams to the next layer cannot be read again",
                 "one reader",
                 f"write streaming: false in layer {layer.index + 1}",
-            ).at(layer)
+            )
     if streaming and not subject.placement.reads_fifo:
         yield _finding(
             "E0434", streaming[0], "streaming needs input through the FIFO", "--fifo", "add --fifo to the command"
-        ).at(streaming[0])
+        )
 
 
-def check_stream_pad(subject: Subject) -> Iterator[Diagnostic]:
+def check_stream_pad(subject: Subject) -> Iterator[Found]:
     """The last streaming layer has padding."""
     streaming = [layer for layer in subject.layers if layer.streaming]
     if streaming and max(streaming[-1].pad_rows, streaming[-1].pad_columns) < subject.limits.min_last_stream_pad:
@@ -73,10 +72,11 @@ def check_stream_pad(subject: Subject) -> Iterator[Diagnostic]:
             found="pad 0",
             allowed="pad 1 or 2",
             help="write pad: 1, or end the streaming one layer earlier or later",
-        ).at(streaming[-1])
+            layer=streaming[-1],
+        )
 
 
-def check_stream_registers(subject: Subject) -> Iterator[Diagnostic]:
+def check_stream_registers(subject: Subject) -> Iterator[Found]:
     """Start, increments, pass count, buffer size and TRAM positions of a stream fit their register fields."""
     block = subject.device.quadrant
     for layer, settings in zip(subject.layers, stream_settings(subject.layers, subject.device), strict=True):
@@ -98,7 +98,7 @@ def check_stream_registers(subject: Subject) -> Iterator[Diagnostic]:
                     f"the {word} of the stream is {value}",
                     f"0 to {limit}",
                     "use a narrower input, a smaller pooling window, or fewer streaming layers",
-                ).at(layer)
+                )
         frame = block.register("IFRM").field("value").max
         if layer.fifo_input and input_frame_words(layer) > frame:
             yield _finding(
@@ -107,10 +107,10 @@ def check_stream_registers(subject: Subject) -> Iterator[Diagnostic]:
                 f"the input frame has {input_frame_words(layer)} FIFO words",
                 f"1 to {frame}",
                 "use a smaller input",
-            ).at(layer)
+            )
 
 
-def note_stream_bias(subject: Subject) -> Iterator[Diagnostic]:
+def note_stream_bias(subject: Subject) -> Iterator[Found]:
     """A bias in a streaming layer is called unreliable by the vendor: a warning."""
     for layer in subject.layers:
         if layer.streaming and layer.bias is not None:
@@ -122,10 +122,11 @@ def note_stream_bias(subject: Subject) -> Iterator[Diagnostic]:
                 allowed="no bias",
                 help="train the layer without bias",
                 level="warning",
-            ).at(layer)
+                layer=layer,
+            )
 
 
-def check_stream_buffers(subject: Subject) -> Iterator[Diagnostic]:
+def check_stream_buffers(subject: Subject) -> Iterator[Found]:
     """Stream buffers end inside the data memory and share no memory with each other, nor with the output of the last
     streaming layer.
     """
@@ -141,7 +142,7 @@ def check_stream_buffers(subject: Subject) -> Iterator[Diagnostic]:
                 f"up to {hexadecimal(subject.memory_bytes)}",
                 f"write in_offset: {hexadecimal(subject.memory_bytes - _size(region))} or less, and the same "
                 "out_offset in the layer before",
-            ).at(layer)
+            )
     for position, (layer, region) in enumerate(buffers):
         for other, earlier in buffers[:position]:
             if _overlap(region, earlier):
@@ -152,7 +153,7 @@ def check_stream_buffers(subject: Subject) -> Iterator[Diagnostic]:
         yield from _output_overlaps(subject, streaming[-1], buffers)
 
 
-def check_stream_offsets(subject: Subject) -> Iterator[Diagnostic]:
+def check_stream_offsets(subject: Subject) -> Iterator[Found]:
     """A streaming layer reads its buffer where, and on the processors on which, the layer before it writes."""
     for layer in subject.layers[1:]:
         if not layer.streaming:
@@ -167,7 +168,8 @@ def check_stream_offsets(subject: Subject) -> Iterator[Diagnostic]:
                 found=hexadecimal(layer.placement.in_offset),
                 allowed="the out_offset of the layer before",
                 help=f"write in_offset: {hexadecimal(previous.out_offset)}",
-            ).at(layer)
+                layer=layer,
+            )
         if previous.output_processors != layer.processors:
             yield Finding(
                 code="E0441",
@@ -176,12 +178,13 @@ def check_stream_offsets(subject: Subject) -> Iterator[Diagnostic]:
                 found=f"written to 0x{previous.output_processors:016x}",
                 allowed=f"0x{layer.processors:016x}",
                 help=f"write output_processors: 0x{layer.processors:016x} in layer {layer.index - 1}",
-            ).at(layer)
+                layer=layer,
+            )
 
 
 def _output_overlaps(
     subject: Subject, last: HardwareLayer, buffers: list[tuple[HardwareLayer, DataRegion]]
-) -> Iterator[Diagnostic]:
+) -> Iterator[Found]:
     output = next(
         region
         for region in data_regions(subject.network, subject.layers, subject.device)
@@ -196,7 +199,7 @@ def _output_overlaps(
 
 def _overlap_finding(
     layer: HardwareLayer, region: DataRegion, other: DataRegion, whose: str, key: str = "in_offset"
-) -> Diagnostic:
+) -> Finding:
     what = "output" if key == "out_offset" else "stream buffer"
     return Finding(
         code="E0439",
@@ -206,7 +209,8 @@ def _overlap_finding(
         allowed="separate bytes, or separate data memories",
         help=f"write {key}: {hexadecimal(other.end_byte)}"
         + ("" if key == "out_offset" else ", and the same out_offset in the layer before"),
-    ).at(layer)
+        layer=layer,
+    )
 
 
 def _overlap(one: DataRegion, other: DataRegion) -> bool:
@@ -230,6 +234,7 @@ def _finding(code: str, layer: HardwareLayer, message: str, allowed: str, action
         found=f"streaming: {str(layer.streaming).lower()}",
         allowed=allowed,
         help=action,
+        layer=layer,
     )
 
 

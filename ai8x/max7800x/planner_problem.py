@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ai8x.errors import Diagnostic, Diagnostics, UserError
-from ai8x.max7800x.constraints_base import Subject
+from ai8x.max7800x.constraints_base import Subject, layer_diagnostics, network_diagnostics
 from ai8x.max7800x.constraints_layers import LAYER_RULES
 from ai8x.max7800x.constraints_memory import check_in_offset, check_out_offset
 from ai8x.max7800x.constraints_operands import OPERAND_RULES
@@ -121,10 +121,8 @@ def check_given(draft: Draft, device: Max7800x) -> None:
     flags = [bool(hint.streaming) for hint in draft.hints]
     if sum(flags) == draft.mode.streaming:
         flagged = tuple(replace(layer, streaming=flag) for layer, flag in zip(layers, flags, strict=True))
-        for finding in check_stream_layers(replace(subject, layers=flagged)):
-            diagnostics.add(finding)
-    for finding in check_layer_count(subject):
-        diagnostics.add(finding)
+        diagnostics.extend(network_diagnostics(replace(subject, layers=flagged), [check_stream_layers]))
+    diagnostics.extend(network_diagnostics(subject, [check_layer_count]))
     for layer, hint in zip(layers, draft.hints, strict=True):
         rules = [*LAYER_RULES, *OPERAND_RULES]
         given = (
@@ -134,9 +132,7 @@ def check_given(draft: Draft, device: Max7800x) -> None:
             (hint.out_offset, check_out_offset),
         )
         rules += [rule for value, rule in given if value is not None]
-        for rule in rules:
-            for finding in rule(subject, layer):
-                diagnostics.add(finding)
+        diagnostics.extend(layer_diagnostics(subject, layer, rules))
     diagnostics.raise_if_errors()
 
 

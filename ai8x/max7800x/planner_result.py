@@ -262,6 +262,6 @@ def _replacements(problem: Problem, found: Found) -> Iterator[Diagnostic]:
             code="W0468", level="notice", source=first.source, layer=first.name,
             layer_index=problem.draft.file_index[first.index],
             message="the data does not fit beside itself: layers write over words that they have already read",
-            found=names, help="leave it: every word is checked to be read before it is written over; to avoid it, use a "
-            "smaller input or fewer channels",
+            found=names, help="leave it: every word is checked to be read before it is written over; a smaller input "
+            "avoids it",
         )

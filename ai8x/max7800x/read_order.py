@@ -6,13 +6,12 @@ data that it needs has been fetched, so that everything in front of that data ha
 of layers whose order follows less directly: streams, FIFO, CHW and flattened input, transposed and row-form kernels.
 Start at `replaced_too_early`.
 
-Source: spec/max78000-cnn.md sections 2.2, 5.1, 5.3, 6.4 (the vendor's tool leaves it to the user: ``--overlap-data``) and
-8.1. The vendor's ai85-kinetics-actiontcn cannot be placed otherwise (spec/silicon-measurements.md section 2.5: 96x60x60
-to 64x60x60); no published run on a chip says that its result was right.
+Source: spec/max78000-cnn.md sections 2.2, 5.1, 5.3, 6.4 (the vendor's tool leaves it to the user with
+``--overlap-data``) and 8.1. The vendor's ai85-kinetics-actiontcn cannot be placed otherwise: 96x60x60 to 64x60x60
+(spec/silicon-measurements.md section 2.5); no published run on a chip says that its result was right.
 """
 
 from __future__ import annotations
-
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,10 +81,13 @@ def _written_at(layer: HardwareLayer, num_words: int) -> Integers:
 
 
 def _fetched_by(layer: HardwareLayer, num_words: int) -> Integers:
-    """By word of a data memory, the first output pixel that is written after the word has been read for certain."""
-    rows = np.minimum(np.arange(layer.in_rows) // layer.pool_stride, layer.pooled_rows - 1)
-    columns = np.minimum(np.arange(layer.in_columns) // layer.pool_stride, layer.pooled_columns - 1)
-    positions = (rows[:, None] * layer.pooled_columns + columns[None, :]).ravel()
+    """By word of a data memory, the first output pixel that is written after the word has been read for certain.
+
+    A pixel counts as read once the next pooling window begins behind it.
+    """
+    rows = np.arange(layer.pooled_rows, dtype=np.int64)[:, None] * layer.pool_stride * layer.in_columns
+    begins = (rows + np.arange(layer.pooled_columns) * layer.pool_stride).ravel()
+    positions = np.searchsorted(begins[1:], np.arange(layer.in_pixels), side="right")
     ready = np.searchsorted(last_positions(layer), positions)
     # A position that no output pixel needs may be fetched at any time, even after the last one was written.
     ready[ready == layer.out_pixels] = np.iinfo(np.int64).max

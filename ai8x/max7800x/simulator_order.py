@@ -1,7 +1,7 @@
 """Whether a layer fetches every word of its input before it writes over it.
 
-Owns the order of fetching and writing inside a layer; the simulator itself gathers first and writes afterwards, which is
-the same exactly where this holds. Start reading at `first_word_lost`.
+Owns the order of fetching and writing inside a layer; the simulator itself gathers first and writes afterwards, which
+is the same exactly where this holds. Start reading at `first_word_lost`.
 
 Source: spec/max78000-cnn.md sections 2.2 (the TRAM keeps the rows that a kernel needs), 5.3 and 8.1 (every position is
 fetched once, in raster order; the output slots of a pixel follow the fetch of what it needs).

@@ -109,7 +109,7 @@ class LayerNotes:
 
     name: str = ""
     path: str = ""
-    hint: PlacementHint = PlacementHint()
+    hint: PlacementHint = field(default_factory=PlacementHint)
     unit: int | None = None
     quantization: int | None = None
     output_shift: int | None = None

@@ -1,4 +1,6 @@
-"""The text of a network description: complete, commented, in the order in which people write keys. Start at `write_yaml`.
+"""The text of a network description: complete, commented, keys in the order in which people write them.
+
+Start at `write_yaml`.
 
 Source: spec/max78000-cnn.md sections 7.1 and 7.2.
 """

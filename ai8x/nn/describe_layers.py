@@ -118,7 +118,7 @@ class _Operand:
     @property
     def keeps_channels(self) -> bool:
         """At most rows and columns were changed."""
-        return len(self.seen) > 2 and self.seen[1] == self.stored.channels or self.is_plain
+        return (len(self.seen) > 2 and self.seen[1] == self.stored.channels) or self.is_plain
 
 
 def data_shape(shape: Sequence[int]) -> TensorShape:

@@ -156,7 +156,7 @@ def _caught(fault: TableFault) -> str:
                      if differs(case)), "")
     except RegisterError:
         return "table"
-    except (HardwareFault, UserError, ValueError, LookupError) as error:
+    except (HardwareFault, UserError, ValueError, LookupError, ArithmeticError) as error:
         return type(error).__name__
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from ai8x.errors import HardwareFault
 from ai8x.max7800x.constraints import check_network
 from ai8x.max7800x.device import MAX78000
-from ai8x.max7800x.geometry import HardwareLayer, hardware_layers
+from ai8x.max7800x.geometry import hardware_layers
 from ai8x.max7800x.kernels import plan_kernels
 from ai8x.max7800x.lower import LoweringPlan, lower_network
 from ai8x.max7800x.program import Program
@@ -31,8 +31,8 @@ from ai8x.network.reference import Trace, run_network
 from ai8x.verify_max78000 import run_program, verify_simulator
 
 from .kinds import KINDS, draw_case
+from .memory import expected_words, memory_difference
 from .program_faults import NoPlaceError, draw_kind, plant
-from .run import expected_words, words_difference
 from .sketch import Case
 
 NETWORK_SEED = 31
@@ -51,7 +51,7 @@ class Subject:
 
     Args:
         case: as drawn.
-        layers: in hardware form.
+        plan: its layers in hardware form, and where everything lies.
         program: as lowered.
         trace: what the reference computes.
         second: what it computes the next time, where a rolling buffer makes that differ.
@@ -60,7 +60,7 @@ class Subject:
     """
 
     case: Case
-    layers: tuple[HardwareLayer, ...]
+    plan: LoweringPlan
     program: Program
     trace: Trace
     second: Trace | None
@@ -140,7 +140,7 @@ def _subject(kind: str) -> Subject:
         if sum(1 for _ in program.bus_writes()) > MOST_WRITES:
             continue
         second = run_network(network, case.sample, buffer=trace.buffer) if network.buffer else None
-        return Subject(case=case, layers=layers, program=program, trace=trace, second=second,
+        return Subject(case=case, plan=plan, program=program, trace=trace, second=second,
                        words=expected_words(case, plan, trace), memory=memory_after(program))
 
 
@@ -166,11 +166,11 @@ def program_finding(subject: Subject, program: Program, place: str) -> Finding:
     where = f"{subject.case.kind}: {place}"
     network = subject.case.network
     try:
-        if verify_simulator(network, subject.layers, program, subject.trace, subject.second).is_different:
+        if verify_simulator(network, subject.plan.layers, program, subject.trace, subject.second).is_different:
             return Finding(place=where, caught="layers", has_effect=True)
         accelerator = Accelerator(seed=MEMORY_SEED)
         run_program(program, accelerator)
-        if words_difference("simulator", subject.words, accelerator):
+        if memory_difference("simulator", subject.plan, subject.words, accelerator):
             return Finding(place=where, caught="memory", has_effect=True)
     except HardwareFault:
         return Finding(place=where, caught="fault", has_effect=True)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from ai8x.errors import HardwareFault
 from ai8x.max7800x.codegen import write_project
@@ -16,16 +13,15 @@ from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.geometry import hardware_layers
 from ai8x.max7800x.kernels import plan_kernels
 from ai8x.max7800x.lower import LoweringPlan, lower_network
-from ai8x.max7800x.lower_data import expected_blocks, output_region
 from ai8x.max7800x.options import CodegenOptions
 from ai8x.max7800x.program import Program
-from ai8x.max7800x.regions import is_streamed_output, written_words
 from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.reference import Trace, run_network
 from ai8x.synthesis_max78000 import inference_cycles
 from ai8x.verify_max78000 import compare_layers, run_program, verify_simulator
 from ai8x.virtual.max78000 import run_firmware
 
+from .memory import expected_words, memory_difference
 from .sketch import Case
 
 CPU = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=softfp", "-mfpu=fpv4-sp-d16")
@@ -110,7 +106,7 @@ def compare_case(case: Case, builder: FirmwareBuilder | None, folder: Path) -> O
 def _memory_difference(case: Case, plan: LoweringPlan, program: Program, trace: Trace) -> str:
     accelerator = Accelerator(seed=7)
     run_program(program, accelerator)
-    return words_difference("simulator", expected_words(case, plan, trace), accelerator)
+    return memory_difference("simulator", plan, expected_words(case, plan, trace), accelerator)
 
 
 def _firmware_difference(case: Case, plan: LoweringPlan, program: Program, trace: Trace, builder: FirmwareBuilder,
@@ -128,7 +124,7 @@ def _firmware_difference(case: Case, plan: LoweringPlan, program: Program, trace
     def watch(address: int, size: int, value: int) -> None:
         writes.append((address, size, value))
         if len(writes) == len(wanted):  # the end of the interrupt handler; later the power goes off
-            memory.append(words_difference("firmware", words, accelerator))
+            memory.append(memory_difference("firmware", plan, words, accelerator))
 
     try:
         result = run_firmware(elf, accelerator, lambda: inference_cycles(accelerator), on_bus_write=watch)
@@ -142,32 +138,3 @@ def _firmware_difference(case: Case, plan: LoweringPlan, program: Program, trace
     if verdict.is_different:
         return f"firmware: {verdict}"
     return memory[0]
-
-
-def expected_words(case: Case, plan: LoweringPlan, trace: Mapping[int, np.ndarray]) -> dict[int, tuple[int, int]]:
-    """Data memory after an inference as the reference has it: address -> (mask of known bits, value).
-
-    Every word that a layer writes is forgotten, then those that hold its output are known.
-    """
-    words: dict[int, tuple[int, int]] = {}
-    geometry = MAX78000.geometry
-    for layer in plan.layers:
-        if is_streamed_output(layer, plan.layers):
-            continue
-        for instance, word in np.argwhere(written_words(layer, MAX78000)).tolist():
-            words.pop(geometry.data_address(instance, word), None)
-        for block in expected_blocks(MAX78000, [output_region(layer)], trace):
-            for number, value in enumerate(block.values.tolist()):
-                address = block.address + geometry.word_bytes * number
-                mask, known = words.get(address, (0, 0))
-                words[address] = mask | block.mask, (known & ~block.mask) | value
-    return words
-
-
-def words_difference(witness: str, words: Mapping[int, tuple[int, int]], accelerator: Accelerator) -> str:
-    """The first word of data memory that is not as expected."""
-    for address, (mask, value) in words.items():
-        found = accelerator.peek(address, 4) & mask
-        if found != value:
-            return f"{witness}: memory {address:#010x} & {mask:#010x} is {found:#010x}, expected {value:#010x}"
-    return ""

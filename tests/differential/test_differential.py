@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from .kinds import KINDS, draw_case
-from .run import FirmwareBuilder, compare_case, words_difference
+from .memory import words_difference
+from .run import FirmwareBuilder, compare_case
 
 SEED = 20
 PER_KIND = 6

@@ -138,7 +138,8 @@ def with_word(data: bytes, offset: int, value: int) -> bytes:
 
 
 @pytest.mark.parametrize(("offset", "value", "code"), [
-    (0, 4, "E0701"), (8, 1, "E0701"), (12, 0, "E0704"), (12, 1 << 31, "E0702"), (24, 1 << 31, "E0702"),
+    (0, 4, "E0701"), (8, 1, "E0701"), (12, 0, "E0704"), (12, 1 << 31, "E0702"), (12, 0xFFFF_FFFF, "E0702"),
+    (24, 1 << 31, "E0702"),
     (40, 0, "E0703"), (52, 1 << 31, "E0703"), (56, 650, "E0703"), (60, 0xFFFF_FFFF, "E0703"), (64, 600, "E0703"),
     (72, 1 << 8, "E0704"), (76, 1, "E0704")])
 def test_damaged_field_is_refused_with_its_code(offset: int, value: int, code: str) -> None:

@@ -420,7 +420,7 @@ def test_sums_must_fit_36_bits(arg_add: int, legal: bool) -> None:
     if legal:
         assert first_output(layer, np.zeros((1, 4, 4), np.uint8)) == 5
         return
-    with pytest.raises(HardwareFault, match=r"layer 0 'K210_CONV': sum .* of output channel 0 at row 0, column 0"):
+    with pytest.raises(HardwareFault, match=r"offset 0x2c: sum .* of output channel 0 at row 0, column 0"):
         first_output(layer, np.zeros((1, 4, 4), np.uint8))
 
 

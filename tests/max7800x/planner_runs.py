@@ -13,7 +13,7 @@ from ai8x.max7800x.lower import LoweringPlan, lower_network
 from ai8x.max7800x.placement import Placement, PlacementOptions
 from ai8x.max7800x.planner import PlannedNetwork, plan_placement
 from ai8x.network.ir import Network
-from ai8x.network.reference import run_network
+from ai8x.network.reference import Trace, run_network
 from ai8x.network.yaml_file import PlacementHint
 from ai8x.verify_max78000 import verify_simulator
 
@@ -34,11 +34,15 @@ def random_sample(network: Network, seed: int = 0) -> NDArray[np.int64]:
 def simulated_difference(network: Network, plan: PlannedNetwork, sample: NDArray[np.integer]) -> str:
     """What the simulator computes differently from the reference, or nothing; helper layers are compared too."""
     trace = plan.expand_trace(run_network(network, sample), sample)
-    layers = hardware_layers(plan.network, plan.placement, MAX78000)
-    lowering = LoweringPlan(device=MAX78000, layers=layers, placement=plan.placement,
-                            kernels=plan_kernels(layers, MAX78000))
-    program = lower_network(plan.network, lowering, sample, trace)
-    return verify_simulator(plan.network, layers, program, trace).difference
+    return placed_difference(plan.network, plan.placement, sample, trace)
+
+
+def placed_difference(network: Network, placement: Placement, sample: NDArray[np.integer], trace: Trace) -> str:
+    """What the simulator computes differently from `trace`, or nothing."""
+    layers = hardware_layers(network, placement, MAX78000)
+    lowering = LoweringPlan(device=MAX78000, layers=layers, placement=placement, kernels=plan_kernels(layers, MAX78000))
+    program = lower_network(network, lowering, sample, trace)
+    return verify_simulator(network, layers, program, trace).difference
 
 
 def cycles_of(network: Network, placement: Placement) -> int:

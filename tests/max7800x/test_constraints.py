@@ -9,87 +9,25 @@ from ai8x.errors import Source
 from ai8x.max7800x.constraints import RULES, check_network
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.geometry import hardware_layers
-from ai8x.max7800x.placement import DataFormat, Placement, channel_passes
+from ai8x.max7800x.placement import DataFormat, Placement
 from ai8x.max7800x.regions import data_regions
-from ai8x.network.ir import Activation, ConvSpec, Eltwise, Layer, Op, Pool, PoolSpec, TensorShape
+from ai8x.network.ir import Activation, ConvSpec, Eltwise, Layer, Pool, PoolSpec, TensorShape
 
+from .constraint_examples import (
+    ALL,
+    PLAIN,
+    codes,
+    conv1d,
+    findings,
+    lowest,
+    pooled,
+    shaped,
+    single,
+    streamed,
+    transposed,
+    wide,
+)
 from .lowering_examples import CASES, MAX_2X2, conv, linear, mnist, network_of, passthrough, place, read_case, small
-
-ALL = (1 << 64) - 1
-
-
-def lowest(channels: int) -> int:
-    return (1 << channel_passes(channels)[1]) - 1
-
-
-def findings(network, *places, **changes):
-    """Diagnostics of a placed network."""
-    return check_network(network, Placement(layers=places, **changes), MAX78000).items
-
-
-def codes(network, *places, **changes):
-    """Codes of the errors and warnings, without notices."""
-    return [item.code for item in findings(network, *places, **changes) if item.level != "notice"]
-
-
-def single(layer: Layer, **changes):
-    """Codes for a network of one layer on the lowest processors, its output far from the input."""
-    fields = {
-        "processors": lowest(layer.operand_shape.channels),
-        "outputs": lowest(layer.out_shape.channels),
-        "out_offset": 0x4000,
-    }
-    fifo = changes.pop("fifo", False)
-    return codes(network_of(layer), place(**{**fields, **changes}), fifo=fifo)
-
-
-def conv1d(length: int = 100, kernel: int = 3, dilation: int = 1, pad: int = 0, **changes) -> Layer:
-    pool = changes.pop("pool", PoolSpec())
-    out_length = pool.output_size(length, 1)[0] + 2 * pad - dilation * (kernel - 1)
-    fields = {
-        "name": "conv",
-        "index": 0,
-        "op": Op.CONV1D,
-        "inputs": (-1,),
-        "operand_shape": TensorShape(4, length, 1),
-        "out_shape": TensorShape(4, out_length, 1),
-        "pool": pool,
-        "conv": ConvSpec(kernel=(kernel, 1), padding=(pad, 0), dilation=(dilation, 1)),
-        "weights": np.ones((4, 4, kernel, 1), np.int64),
-    }
-    return Layer(**{**fields, **changes})
-
-
-def shaped(shape, out_shape, spec: ConvSpec, op: Op = Op.CONV2D, **changes) -> Layer:
-    """A convolution with any geometry, without weights."""
-    fields = {
-        "name": "conv",
-        "index": 0,
-        "op": op,
-        "inputs": (-1,),
-        "operand_shape": TensorShape(*shape),
-        "out_shape": TensorShape(*out_shape),
-        "conv": spec,
-    }
-    return Layer(**{**fields, **changes})
-
-
-def transposed(**changes) -> Layer:
-    spec = {"kernel": (3, 3), "padding": (1, 1), "stride": (2, 2), "output_padding": 1, **changes}
-    size = 3 * spec["stride"][0] - 2 * spec["padding"][0] + spec["kernel"][0] + spec["output_padding"]
-    return shaped((4, 4, 4), (4, size, size), ConvSpec(**spec), Op.CONV_TRANSPOSE2D)
-
-
-def pooled(window: int, stride: int = 1, size: int = 20) -> Layer:
-    return conv(0, (4, size, size), 4, pool=PoolSpec(kind=Pool.MAX, window=(window, window), stride=(stride, stride)))
-
-
-def wide(shape, channels: int, **changes) -> Layer:
-    """A convolution without weights: only shapes matter."""
-    return conv(0, shape, channels, weights=None, **changes)
-
-
-PLAIN = ConvSpec(kernel=(3, 3), padding=(1, 1))
 
 LAYER_CASES = {
     "1024 channels": (wide((1024, 2, 2), 4), []),
@@ -479,18 +417,6 @@ def test_cropped_rows_move_the_input() -> None:
     assert codes(network, place(0xF, 0xF, 0x1000), place(0xF, 0xF, 0x2000, 0x1000 + 2 * 8 * 4)) == []
     (found,) = findings(network, place(0xF, 0xF, 0x1000), place(0xF, 0xF, 0x2000, 0x1000))
     assert found.help == "write in_offset: 0x1040"
-
-
-def streamed(*, places=None, count=2, pads=None, fifo=True):
-    """A chain of streaming layers, then one that does not stream; buffers in memories of their own."""
-    pads = pads or [1] * count
-    sizes, layers = 16, []
-    for index, pad in enumerate([*pads, 1]):
-        layers.append(conv(index, (4, sizes, sizes), 4, pad=pad))
-        sizes += 2 * pad - 2
-    maps = [0xF, 0xF0, 0xF00, 0xF000, 0xF << 16, 0xF << 20, 0xF << 24, 0xF << 28, 0xF << 32, 0xF << 36, 0xF << 40]
-    places = places or [place(maps[i], maps[i + 1], 0, 0, streaming=i < count) for i in range(count + 1)]
-    return codes(network_of(*layers), *places, fifo=fifo)
 
 
 def test_streaming_needs_the_fifo_and_at_most_8_layers() -> None:

@@ -353,7 +353,7 @@ def test_remedy_of_fewer_bits_works():
 
 
 def test_data_that_does_not_fit_is_named_with_an_input_that_does():
-    network = network_of(conv(0, (64, 80, 80), 64), conv(1, (64, 80, 80), 64))
+    network = network_of(conv(0, (64, 96, 96), 64), conv(1, (64, 96, 96), 64))
     with pytest.raises(UserError) as error:
         planned(network)
     (finding,) = error.value.diagnostics
@@ -365,7 +365,7 @@ def test_data_that_does_not_fit_is_named_with_an_input_that_does():
 
 
 def test_given_placement_that_is_the_only_obstacle_is_named():
-    network = network_of(conv(0, (5, 80, 80), 5), conv(1, (5, 80, 80), 4))
+    network = network_of(conv(0, (5, 80, 80), 5), conv(1, (5, 80, 80), 4, inputs=(-1,)), outputs=(0, 1))
     hints = [PlacementHint(processors=0x1F, output_processors=0x1F), PlacementHint()]
     with pytest.raises(UserError) as error:
         planned(network, hints)

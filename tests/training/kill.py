@@ -271,10 +271,9 @@ def kill_and_go_on(task: str, kill: Kill, whole: Whole, out_dir: str) -> tuple[b
     return was_killed, differences(contents(out_dir), whole.digest)
 
 
-def draw_kills(wholes: Sequence[Whole], count: int, seed: int) -> Iterator[Kill]:
+def draw_kills(wholes: Sequence[Whole], kinds: Sequence[Moment], count: int, seed: int) -> Iterator[Kill]:
     """Moments of all kinds in turn: any line of the kind, and any of the times that it is executed."""
     chance = random.Random(seed)  # noqa: S311 -- repeatable on purpose
-    kinds = list(Moment)
     for number in range(count):
         kind, variant = kinds[number % len(kinds)], (number + number // len(kinds)) % len(wholes)
         if kind is Moment.TIME:
@@ -292,15 +291,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--task", choices=TASKS, default="toy")
     parser.add_argument("--variants", type=int, default=len(VARIANTS), help="sets of options that take turns")
+    parser.add_argument("--kinds", nargs="+", choices=[kind.name for kind in Moment],
+                        default=[kind.name for kind in Moment], help="of moments, which take turns")
     parser.add_argument("--processes", type=int, default=1, help="that share every run")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     failures = 0
     with working_folder(arguments.task):
-        timed = arguments.kills >= len(Moment)
+        kinds = [Moment[name] for name in arguments.kinds]
+        timed = Moment.TIME in kinds[:arguments.kills]
         wholes = [run_whole(arguments.task, variant, world=arguments.processes, timed=timed)
                   for variant in range(arguments.variants)]
-        for number, kill in enumerate(draw_kills(wholes, arguments.kills, arguments.seed)):
+        for number, kill in enumerate(draw_kills(wholes, kinds, arguments.kills, arguments.seed)):
             was_killed, different = kill_and_go_on(arguments.task, kill, wholes[kill.variant], f"killed{number}")
             failures += bool(different)
             print(f"{number:3} {str(kill):45} {' '.join(VARIANTS[kill.variant]) or '-':62} "

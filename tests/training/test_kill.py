@@ -14,15 +14,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(("kills", "processes"), [(3, 1), (1, 2)])
-def test_runs_killed_in_any_line_end_with_the_same_bits(kills, processes):
-    command = [sys.executable, "-m", "tests.training.kill", "--kills", str(kills), "--variants", "1", "--seed", "5",
-               "--processes", str(processes)]
+@pytest.mark.parametrize(("kinds", "processes"), [(("FILE", "SWITCH"), 1), (("SWITCH",), 2)])
+def test_runs_killed_in_any_line_end_with_the_same_bits(kinds, processes):
+    command = [sys.executable, "-m", "tests.training.kill", "--kills", str(len(kinds)), "--variants", "1",
+               "--seed", "5", "--processes", str(processes), "--kinds", *kinds]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split("; ")[1] for line in lines[:-1]] == ["same bits"] * kills
+    assert [line.split("; ")[1] for line in lines[:-1]] == ["same bits"] * len(kinds)
     assert all("killed" in line for line in lines[:-1])
 
 

@@ -122,10 +122,24 @@ def size_text(sizes: Shape) -> str:
 def described(call: Call) -> str:
     """A call in a few words: its name, and the sizes that matter."""
     module = call.target
-    if isinstance(module, nn.Module):
-        inner = module.extra_repr().split("\n")[0]
-        return f"{call.name}({inner})" if inner else call.name
-    return call.name
+    if not isinstance(module, nn.Module):
+        return call.name
+    words = [call.name]
+    if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)):
+        inputs, outputs = ((module.in_features, module.out_features) if isinstance(module, nn.Linear) else
+                           (module.in_channels, module.out_channels))
+        words.append(f"{inputs}->{outputs}")
+    for name, usual in _SIZES.items():
+        value = getattr(module, name, None)
+        sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+        if all(isinstance(size, int) for size in sizes) and not isinstance(value, bool) and set(sizes) != {usual}:
+            words.append(f"{name.removesuffix('_size')} {size_text(sizes)}")
+    return " ".join(words)
+
+
+_SIZES: Mapping[str, int | None] = {"kernel_size": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1,
+                                    "output_padding": 0, "output_size": None}
+"""Attribute of a module -> the value that needs no mention."""
 
 
 def is_depthwise(conv: Convolution) -> bool:

@@ -93,7 +93,7 @@ def is_leaf(module: nn.Module) -> bool:
         return True
     # A subclass that only adds to __init__ computes what its base computes.
     base = next((c for c in kind.__mro__ if c.__module__.startswith("torch.nn.modules.") and c is not nn.Module), None)
-    return base is not None and base not in _CONTAINERS and kind.forward is base.forward
+    return base is not None and getattr(kind, "forward", None) is getattr(base, "forward", None)
 
 
 @dataclass

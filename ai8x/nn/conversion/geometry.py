@@ -10,7 +10,7 @@ Source: spec/ai8x-training.md section 3.4 (kernels, padding, stride, dilation); 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -143,7 +143,7 @@ def _offsets(conv: Convolution, form: _Form) -> Shape | None:
     if form.dilation > 1:
         same = set(conv.kernel) == {form.kernel} and set(conv.dilation) == {form.dilation}
         return offsets if same and set(offsets) == {0} else None
-    fits = all(0 <= o and o + _reach(conv, axis) <= form.kernel for axis, o in enumerate(offsets))
+    fits = all(o >= 0 and o + _reach(conv, axis) <= form.kernel for axis, o in enumerate(offsets))
     return offsets if fits else None
 
 
@@ -220,6 +220,9 @@ _COUNTS = ("no", "one", "two", "three", "four", "five")
 
 def _too_large(conv: Convolution, shape: Shape) -> NotPossible:
     """The refusal of a kernel that has no exact form, with smaller kernels that cover as much."""
+    if conv.copies:
+        return NotPossible(f"{_ends_text(conv)}: the chip adds and drops the same on all sides", code="E0763",
+                           nearest="the same border on all sides, or sizes that need none")
     reach = tuple(_reach(conv, axis) for axis in range(len(conv.kernel)))
     unit = _KERNEL if conv.operator == "Conv2d" else MAX_CONV1D_KERNEL
     number = max(1, -(-(max(reach) - 1) // (unit - 1)))
@@ -227,21 +230,37 @@ def _too_large(conv: Convolution, shape: Shape) -> NotPossible:
     if set(conv.dilation) != {1}:
         reason += f" with dilation {size_text(conv.dilation)}"
     if any(conv.before) or any(conv.after):
-        ends = size_text(conv.before) if conv.before == conv.after else (f"{size_text(conv.before)} before and "
-                                                                         f"{size_text(conv.after)} behind")
-        reason += f" and padding {ends}"
+        reason += f" and {_ends_text(conv)}"
     limit = "1x1 and 3x3" if unit == _KERNEL else f"1 to {unit} elements"
     replacement = _smaller_kernels(conv, shape, number, unit)
+    return NotPossible(f"{reason} has no exact form; the chip's kernels have {limit}, padding up to {MAX_PADDING}",
+                       code="E0764", nearest=_nearest(conv, number, unit, fits=replacement is not None),
+                       replacement=replacement)
+
+
+def _ends_text(conv: Convolution) -> str:
+    """The padding in words."""
+    if conv.before == conv.after:
+        return f"padding {size_text(conv.before)}"
+    return f"padding {size_text(conv.before)} in front and {size_text(conv.after)} behind"
+
+
+def _nearest(conv: Convolution, number: int, unit: int, *, fits: bool) -> str:
+    """Smaller kernels in words."""
     size = f"{unit}x{unit}" if conv.operator == "Conv2d" else f"length {unit}"
     count = _COUNTS[number] if number < len(_COUNTS) else str(number)
-    nearest = f"{count} {size} convolution{'s' if number > 1 else ''}" if replacement or number > 1 else (
-        f"a kernel of {size} with padding up to {MAX_PADDING}")
-    return NotPossible(f"{reason} has no exact form; the chip's kernels have {limit}, padding up to {MAX_PADDING}",
-                       code="E0764", nearest=nearest, replacement=replacement)
+    if number > 1:
+        return f"{count} {size} convolutions"
+    if fits:
+        return f"one {size} convolution with equal padding"
+    return f"one {size} convolution with padding=1, whose result has another size"
 
 
 def _smaller_kernels(conv: Convolution, shape: Shape, number: int, unit: int) -> tuple[Operation, ...] | None:
-    """New convolutions of the chip's size with ReLU between them, or None where no padding gives the same shape."""
+    """Convolutions of the chip's size, or None where no padding gives the same shape.
+
+    Several of them are new, with ReLU between them; a single one keeps the kernel in its middle.
+    """
     stride = set(conv.stride)
     wanted = output_shape(conv, shape)
     for total in range(2 * number + 1):
@@ -250,23 +269,33 @@ def _smaller_kernels(conv: Convolution, shape: Shape, number: int, unit: int) ->
         for position in range(number):
             padding = min(MAX_PADDING, -(-left // (number - position)))
             left -= padding
-            chain.append(_fresh(conv, inputs, unit, padding))
+            chain.append(_fresh(conv, inputs, unit, padding) if number > 1 else _centred(conv, unit, padding))
             if position < number - 1:
                 chain.append(RELU)
             inputs = conv.out_channels
         if len(stride) == 1 and stride != {1}:
             chain.append(Pooling(kind="Max", size=(1,) * len(conv.stride), stride=conv.stride))
-        if _chain_shape(chain, shape) == wanted:
+        if chain_shape(chain, shape) == wanted:
             return tuple(chain)
     return None
 
 
-def _chain_shape(chain: list[Operation], shape: Shape) -> Shape:
+def chain_shape(chain: Iterable[Operation], shape: Shape) -> Shape:
+    """The shape that operations in a row make; cut short where nothing is left."""
     for operation in chain:
         shape = output_shape(operation, shape)
         if min(shape) < 1:
             break
     return shape
+
+
+def _centred(conv: Convolution, unit: int, padding: int) -> Convolution:
+    """A convolution with the same kernel in the middle of that of the chip, and equal padding."""
+    dims = len(conv.kernel)
+    offsets = tuple((unit - _reach(conv, axis)) // 2 for axis in range(dims))
+    ends, ones = (padding,) * dims, (1,) * dims
+    return replace(conv, weight=_embedded(conv, _Form(kernel=unit, padding=padding), offsets), kernel=(unit,) * dims,
+                   stride=ones, before=ends, after=ends, dilation=ones)
 
 
 def _fresh(conv: Convolution, inputs: int, unit: int, padding: int) -> Convolution:

@@ -199,6 +199,7 @@ class Node:
         inputs: names of the nodes read.
         shape: of the result, with the batch in front.
         origin: in the user's model.
+        label: what a layer made of it is called.
     """
 
     name: str
@@ -206,6 +207,7 @@ class Node:
     inputs: tuple[str, ...]
     shape: Shape
     origin: Origin
+    label: str
 
 
 def output_shape(operation: Operation, shape: Shape) -> Shape:

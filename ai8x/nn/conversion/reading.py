@@ -115,19 +115,23 @@ class _GraphReader:
 
     def unique(self, stem: str) -> str:
         """A node name: a Python identifier that is not in use."""
-        clean = re.sub(r"\W", "_", stem) or "layer"
-        if clean[0].isdigit():
-            clean = f"layer_{clean}"
+        clean = self._clean(stem)
         name, number = clean, 2
         while name in self._used:
             name, number = f"{clean}_{number}", number + 1
         self._used.add(name)
         return name
 
+    @staticmethod
+    def _clean(stem: str) -> str:
+        """A Python identifier."""
+        clean = re.sub(r"\W", "_", stem) or "layer"
+        return f"layer_{clean}" if clean[0].isdigit() else clean
+
     def add_input(self, ref: Ref) -> None:
         """The first node."""
         self._names[ref.number] = self.unique(INPUT_NAME)
-        self._nodes.append(Node(name=self._names[ref.number], operation=Input(), inputs=(), shape=ref.shape,
+        self._nodes.append(Node(name=self._names[ref.number], operation=Input(), inputs=(), shape=ref.shape, label=INPUT_NAME,
                                 origin=Origin(path="", what="input of the model")))
 
     def add_call(self, call: Call) -> None:
@@ -141,13 +145,16 @@ class _GraphReader:
             is_last = position == len(reading.operations) - 1
             shape = call.result[0].shape if is_last else output_shape(operation, shape)
             name = self.unique(stem)
-            self._nodes.append(Node(name=name, operation=operation, inputs=operands, shape=shape, origin=origin))
+            self._nodes.append(Node(name=name, operation=operation, inputs=operands, shape=shape, origin=origin,
+                                    label=self._clean(stem)))
             operands = (name,)
         for ref in call.result:
             self._names[ref.number] = operands[0]
 
     def _read(self, call: Call, origin: Origin) -> Reading:
         try:
+            if any(0 in ref.shape for ref in (*call.operands(), *call.result)):
+                raise NotPossible("nothing is left of the data", code="E0763", nearest="larger inputs")
             reading = reader_of(call)(call)
         except NotPossible as problem:
             return Reading(operations=self._refused(problem, origin))

@@ -7,6 +7,7 @@ a function; `rewrite` is their order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from ai8x.errors import Diagnostics
 from ai8x.nn.conversion.arguments import NotPossible, notice, refusal, replaced_notice, size_text
-from ai8x.nn.conversion.geometry import copying, legal_forms
+from ai8x.nn.conversion.geometry import chain_shape, copying, legal_forms
 from ai8x.nn.conversion.graph import (
     Activate,
     Combine,
@@ -42,6 +43,7 @@ from ai8x.nn.conversion.graph import (
 from ai8x.nn.conversion.read_layers import RELU
 from ai8x.nn.fold import BatchNormStatistics, fold_parameters
 from ai8x.nn.functional import ActivationKind
+from ai8x.nn.limits import MAX_PADDING
 
 MAX_POOLED_CHANNELS = 64
 """A layer that only pools more channels than this must make a 1x1 map (spec/ai8x-training.md section 3.4)."""
@@ -233,9 +235,11 @@ def _with_merged_padding(graph: Graph, rewriting: Rewriting) -> Graph:
         current = graph.by_name[node.name]
         if ends.is_lowest and not _hides_zeros(graph, current):
             problem = NotPossible("maximum pooling with padding of values that may be negative: the chip pads with "
-                                  "zeros", code="E0763", nearest="ReLU in front of the pooling, or padding=0")
-            graph = graph.with_operation(current, rewriting.refused(current, problem)[0])
-            continue
+                                  "zeros", code="E0763", nearest="padding with zeros (exact behind a ReLU)",
+                                  replacement=(replace(ends, is_lowest=False),))
+            if isinstance(rewriting.refused(current, problem)[0], Unknown):
+                graph = graph.with_operation(current, Unknown())
+                continue
         rewriting.notice(current, "zeros at the border take a layer of their own",
                          help="choose sizes that need no padding here")
         source = graph.producer(current).shape
@@ -257,35 +261,42 @@ def _hides_zeros(graph: Graph, node: Node) -> bool:
 
 
 def _legalised(graph: Graph, rewriting: Rewriting) -> Graph:
-    """Every convolution in a form of the chip."""
+    """Every convolution in a form of the chip; those that share their parameters keep sharing them."""
+    known: dict[tuple[object, ...], tuple[Operation, ...]] = {}
     for node in graph.nodes:
         conv = node.operation
         if not isinstance(conv, Convolution):
             continue
         current = graph.by_name[node.name]
         shape = graph.producer(current).shape
-        try:
-            forms = legal_forms(conv, shape, lambda wanted, found, n=current, g=graph: _tolerates(g, n, wanted, found))
-        except NotPossible as problem:
-            forms = rewriting.refused(current, problem)
+        key = (id(conv.weight), id(conv.bias), conv.operator, conv.stride, conv.before, conv.after, shape)
+        forms = known.get(key)
+        if forms is None:
+            forms = _forms(graph, current, conv, rewriting)
+            if Unknown not in map(type, forms) and chain_shape(forms, shape) == output_shape(conv, shape):
+                known[key] = forms
         if forms != (conv,):
-            _explain(conv, forms, current, rewriting)
             graph = with_inferred_shapes(_with_operations(graph, current, forms))
     return graph
 
 
-def _explain(conv: Convolution, forms: tuple[Operation, ...], node: Node, rewriting: Rewriting) -> None:
-    """Say what an exact form costs."""
-    rings = sum(isinstance(form, Convolution) and form.copies for form in forms) - conv.copies
-    if rings > 0:
+def _forms(graph: Graph, node: Node, conv: Convolution, rewriting: Rewriting) -> tuple[Operation, ...]:
+    """What stands in the place of a convolution."""
+    shape = graph.producer(node).shape
+    try:
+        forms = legal_forms(conv, shape, lambda wanted, found: _tolerates(graph, node, wanted, found))
+    except NotPossible as problem:
+        return rewriting.refused(node, problem)
+    rings = sum(isinstance(form, Convolution) for form in forms) - 1
+    if rings:
         rewriting.notice(node, f"its padding takes {rings} more layer{'s' if rings > 1 else ''} in front",
-                         help="use padding of at most 2, equal on all sides")
-    kernels = [form for form in forms if isinstance(form, Convolution) and form.weight is not conv.weight]
-    if any(isinstance(form, Pooling) for form in forms) and kernels + [f for f in forms if f is not kernels] and \
-            isinstance(forms[-1], Pooling):
-        rewriting.notice(node, f"stride {size_text(conv.stride)} is computed with stride 1 and subsampled: "
-                         f"{conv.stride[0] ** len(conv.stride)} times the work and the memory",
+                         help=f"use padding of at most {MAX_PADDING}, equal on all sides")
+    if len(forms) > 1 and isinstance(forms[-1], Pooling):
+        work = math.prod(conv.stride)
+        rewriting.notice(node, f"stride {size_text(conv.stride)} is computed with stride 1 and subsampled behind: "
+                         f"{work} times the work, and a result {work} times as large",
                          help="pool in front of the convolution instead, and train again")
+    return forms
 
 
 def _tolerates(graph: Graph, node: Node, wanted: Shape, found: Shape) -> bool:
@@ -338,6 +349,8 @@ def _activate_before_pool(graph: Graph, node: Node) -> Graph | None:
     source = graph.producer(node)
     pool = source.operation
     if not isinstance(pool, Pooling) or graph.only_reader(source) is not node:
+        return None
+    if graph.only_reader(graph.producer(source)) is not source:
         return None
     if isinstance(node.operation, Activate):
         moves = pool.is_subsampling or (pool.kind == "Max" and node.operation.kind is ActivationKind.RELU)

@@ -49,7 +49,7 @@ class Draw(Chain):
     def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
         super().__init__(*shape, seed=int(rng.integers(1 << 30)))
         self.rng = rng
-        self._rounded = self.chance(0.25)
+        self.rounded = self.chance(0.25)
 
     def chance(self, probability: float) -> bool:
         """True so often."""
@@ -74,7 +74,7 @@ class Draw(Chain):
         fitting = 8 - bits - round(0.5 * math.log2(fan_in)) + self.between(-1, 1)
         shift = self.between(-MAX_SHIFT, MAX_SHIFT) if self.chance(0.1) else max(-MAX_SHIFT, fitting)
         return {"weight_bits": bits, "output_shift": shift, "activation": self.pick(*Activation),
-                "average_rounded": self._rounded}
+                "average_rounded": self.rounded}
 
     def pool(self, height: int, width: int, *, largest: int = 4) -> PoolSpec:
         """Pooling or subsampling that fits, or none."""
@@ -180,12 +180,12 @@ def pools(rng: np.random.Generator, number: int) -> Case:
     for _ in range(draw.between(1, 2)):
         pool = draw.pool(draw.last.height, draw.last.width, largest=7)
         if draw.chance(0.4):
-            draw.passthrough(pool=pool, average_rounded=draw._rounded)
+            draw.passthrough(pool=pool, average_rounded=draw.rounded)
         else:
             draw.some_conv(draw.between(1, 8), pool=pool)
     if draw.chance(0.3):
         size = (draw.last.height, draw.last.width)
-        draw.passthrough(pool=PoolSpec(kind=Pool.AVG, window=size, stride=size), average_rounded=draw._rounded)
+        draw.passthrough(pool=PoolSpec(kind=Pool.AVG, window=size, stride=size), average_rounded=draw.rounded)
     return draw.finish("pools", number)
 
 
@@ -202,7 +202,7 @@ def concatenation(rng: np.random.Generator, number: int) -> Case:
 
 
 def eltwise(rng: np.random.Generator, number: int) -> Case:
-    """Two to six operands, alone or before a convolution, pooled before or after, twice the same, with shapes of 1-D."""
+    """Two to six operands, alone or before a convolution, pooled before or after, one of them twice, also 1-D."""
     flat = bool(rng.random() < 0.2)
     draw = Draw(rng, (int(rng.integers(1, 12)), int(rng.integers(4, 30)), 1) if flat else image(rng))
     channels = draw.input_shape.channels
@@ -214,7 +214,7 @@ def eltwise(rng: np.random.Generator, number: int) -> Case:
     draw.rng.shuffle(operands)
     kind = {"inputs": tuple(operands), "eltwise": draw.pick(Eltwise.ADD, Eltwise.SUB)}
     pool = NO_POOL if draw.chance(0.5) else draw.pool(draw.last.height, draw.last.width)
-    kind |= {"pool": pool, "pool_first": draw.chance(0.5), "average_rounded": draw._rounded}
+    kind |= {"pool": pool, "pool_first": draw.chance(0.5), "average_rounded": draw.rounded}
     if flat or draw.chance(0.5):
         draw.passthrough(**kind)
     else:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from ai8x.k210.interpreter import KmodelRun
 from ai8x.toolchain import build_k210_project
 from ai8x.virtual.k210 import K210Board, K210FirmwareResult
-from tests.k210.runner_projects import runner_model, small_model, write_project
 from tests.k210.kpu_layers import pattern_image
+from tests.k210.runner_projects import runner_model, small_model, write_project
 
-JOB, IMAGES, FILE, MEMORY, RESULTS, END = (0x8010_0000, 0x8010_1000, 0x8020_0000, 0x8040_0000, 0x8058_0000, 0x8060_0000)
+JOB, IMAGES, FILE, MEMORY, RESULTS, END = 0x8008_0000, 0x8008_1000, 0x8010_0000, 0x8028_0000, 0x8058_0000, 0x8060_0000
 """Places: what to do, images, kmodel, main buffer, outputs of all runs."""
 
 MAIN = """
@@ -37,10 +37,10 @@ typedef struct {
     uint32_t file_size, memory_size, image_size, images, status, layer;
 } job_t;
 
-static volatile job_t *const job = (volatile job_t *)(uintptr_t)0x80100000u;
-static const uint8_t *const images = (const uint8_t *)(uintptr_t)0x80101000u;
-static const uint8_t *const file = (const uint8_t *)(uintptr_t)0x80200000u;
-static uint8_t *const memory = (uint8_t *)(uintptr_t)0x80400000u;
+static volatile job_t *const job = (volatile job_t *)(uintptr_t)0x80080000u;
+static const uint8_t *const images = (const uint8_t *)(uintptr_t)0x80081000u;
+static const uint8_t *const file = (const uint8_t *)(uintptr_t)0x80100000u;
+static uint8_t *const memory = (uint8_t *)(uintptr_t)0x80280000u;
 
 static kmodel_t model;
 
@@ -107,6 +107,12 @@ class Runner:
         write_project(folder, runner_model(small_model(), image), main=MAIN)
         self._elf = build_k210_project(folder)
 
+    @staticmethod
+    def has_room(data: bytes, memory_size: int, image_bytes: int, output_bytes: int) -> bool:
+        """Whether a kmodel, its main buffer, all images and all outputs fit their places."""
+        return (len(data) <= MEMORY - FILE and memory_size <= RESULTS - MEMORY and image_bytes <= FILE - IMAGES
+                and output_bytes <= END - RESULTS)
+
     def run(self, data: bytes, memory_size: int, images: Sequence[NDArray[np.uint8]], output_bytes: int, *,
             seed: int) -> RunnerRun:
         """Run a kmodel on images, one inference after the other.
@@ -119,7 +125,7 @@ class Runner:
             seed: of what the RAMs hold before.
         """
         content = np.concatenate([image.reshape(-1) for image in images])
-        assert content.size <= FILE - IMAGES and len(data) <= MEMORY - FILE and memory_size <= RESULTS - MEMORY
+        assert self.has_room(data, memory_size, content.size, output_bytes * len(images))
         board = K210Board(self._elf, seed=seed)
         job = struct.pack("<6I", len(data), memory_size, images[0].size, len(images), 0, 0)
         for address, values in ((JOB, np.frombuffer(job, np.uint8)), (IMAGES, content),

@@ -1,0 +1,109 @@
+"""`convert`: from a plain torch model to fused layers of the chip.
+
+Source: spec/ai8x-training.md sections 3 (layers) and 7 (float training without clamps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ai8x.errors import Diagnostics, user_error
+from ai8x.nn.arguments import Scheme
+from ai8x.nn.base import OutputScale, set_output_scale, use_scheme
+from ai8x.nn.conversion.capture import capture
+from ai8x.nn.conversion.fuse import LayerBuilder
+from ai8x.nn.conversion.graph import Graph
+from ai8x.nn.conversion.model import ConversionReport, ConvertedModel
+from ai8x.nn.conversion.reading import read_graph
+from ai8x.nn.conversion.rewrite import Rewriting, remaining, rewrite
+from ai8x.nn.wrappers import evaluation_mode
+
+RELATIVE_TOLERANCE = 1e-4
+"""Greatest difference between original and conversion, as a share of the greatest output; float32 makes 1e-6."""
+
+
+def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bool = False,
+            device: str | int | None = None) -> ConvertedModel:
+    """Rewrite a plain torch model into the fused layers of the chip.
+
+    The model is run once on the example, and what it computes is rewritten exactly: kernels smaller than 3x3 get zeros,
+    strides become subsampling, pooling moves in front of convolutions, BatchNorm and activations move into layers, and
+    layers that copy are added where nothing else fits. Parameters are copied; layers used several times stay one. The
+    result computes in float without clamps (the second generation of training) what the original computes.
+
+    Args:
+        module: any model of one tensor; it stays as it is.
+        example_input: a batch that it takes, (N, C, H, W) or (N, C, L).
+        replace_unsupported: put the nearest form in the place of what the chip cannot compute; its weights are new and
+            must be trained. Without it such a model is refused.
+        device: chip whose limits hold; None takes what `ai8x.set_device` set.
+
+    Returns:
+        The converted model, in training mode if the original is; its ``report`` lists layers and notices.
+
+    Raises:
+        UserError: E0760 where the model does not run, E0761 to E0764 for operations without a form, E0372 to E0386 for
+            limits of the chip; all findings together, each with the path of the layer and the nearest form.
+    """
+    if not isinstance(example_input, Tensor) or example_input.dim() not in (2, 3, 4):
+        found = f"{type(example_input).__name__} {tuple(getattr(example_input, 'shape', ()))}"
+        raise user_error("E0760", "the example is one batch of data", found=found,
+                         allowed="a tensor (N, C, H, W), (N, C, L) or (N, F)",
+                         help="write convert(model, torch.zeros(1, 3, 32, 32))")
+    captured = capture(module, example_input)
+    graph, findings, is_exact = read_graph(captured, replace_unsupported=replace_unsupported)
+    rewriting = Rewriting(replace_unsupported=replace_unsupported, findings=findings, is_exact=is_exact)
+    graph = rewrite(graph, rewriting)
+    builder = LayerBuilder(device=device, findings=findings)
+    if not remaining(graph):
+        builder.build(graph)
+    findings.raise_if_errors()
+    model = _assembled(graph, builder, findings, is_exact=rewriting.is_exact)
+    model.train(module.training)
+    if rewriting.is_exact:
+        _check_equality(module, model, example_input)
+    return model
+
+
+def _assembled(graph: Graph, builder: LayerBuilder, findings: Diagnostics, *, is_exact: bool) -> ConvertedModel:
+    """The model in float mode without clamps."""
+    if not builder.layers:
+        raise user_error("E0761", "the model computes nothing that a chip could", found="no layer",
+                         help="convert a model with convolutions or linear layers")
+    report = ConversionReport(layers=tuple(builder.lines), notices=findings.items, is_exact=is_exact)
+    model = ConvertedModel(builder.layers, builder.steps, graph.nodes[0].name, graph.structure, report)
+    use_scheme(model, Scheme.V2)
+    set_output_scale(model, OutputScale.REAL)
+    return model
+
+
+def _check_equality(module: nn.Module, model: ConvertedModel, example: Tensor) -> None:
+    """Hold the conversion against the original.
+
+    Raises:
+        RuntimeError: they differ, which is a defect of the conversion.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.rand(example.shape, generator=generator).mul(2).sub(1).to(example)
+    with evaluation_mode(module), evaluation_mode(model):
+        pairs = list(zip(_flat(module(sample)), _flat(model(sample)), strict=True))
+    for expected, found in pairs:
+        limit = RELATIVE_TOLERANCE * max(1.0, float(expected.abs().max()))
+        difference = float((expected - found).abs().max())
+        if expected.shape != found.shape or not difference <= limit:
+            raise RuntimeError(f"the converted model differs from the original by {difference}; please report this "
+                               "with the model")
+
+
+def _flat(nested: object) -> Iterator[Tensor]:
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, dict):
+        for value in nested.values():
+            yield from _flat(value)
+    elif isinstance(nested, (tuple, list)):
+        for value in nested:
+            yield from _flat(value)
