@@ -8,6 +8,8 @@ from ai8x.report import ChipReport, Report, Resource
 
 _BYTES = {"data": "Activation memory", "weights": "Weights and program data"}
 
+_NOTHING = "–"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRow:
@@ -67,7 +69,7 @@ class LayerCost:
 
 
 def comparison(report: Report) -> tuple[ComparisonRow, ...]:
-    """Rows of the side-by-side table; chips that refuse the network have dashes."""
+    """Rows of the side-by-side table, those that say something; chips that refuse the network have dashes."""
     chips = report.chips
     rows = [
         ("Runs the network", [_runs(chip) for chip in chips]),
@@ -79,9 +81,10 @@ def comparison(report: Report) -> tuple[ComparisonRow, ...]:
         *((name, [_unless_refused(chip, _use(chip, role)) for chip in chips]) for role, name in _BYTES.items()),
         ("Plan of the activations", [_unless_refused(chip, _plan(chip)) for chip in chips]),
         ("Facts nobody has confirmed", [_unless_refused(chip, str(len(chip.unverified))) for chip in chips]),
-        ("Generated files", [f"{sum(chip.files.values()):,} bytes" if chip.files else "–" for chip in chips]),
+        ("Generated files", [f"{sum(chip.files.values()):,} bytes" if chip.files else _NOTHING for chip in chips]),
     ]
-    return tuple(ComparisonRow(name=name, values=tuple(values)) for name, values in rows)
+    return tuple(ComparisonRow(name=name, values=tuple(values)) for name, values in rows
+                 if any(value != _NOTHING for value in values))
 
 
 def layer_costs(report: Report) -> dict[int, dict[str, LayerCost]]:
@@ -109,7 +112,7 @@ def _layer_cost(chip: ChipReport, index: int, macs: int) -> LayerCost | None:
 
 
 def _unless_refused(chip: ChipReport, text: str) -> str:
-    return "–" if chip.refusal else text
+    return _NOTHING if chip.refusal else text
 
 
 def _runs(chip: ChipReport) -> str:
@@ -123,7 +126,7 @@ def _time(chip: ChipReport) -> str:
 
 def _rate(report: Report, chip: ChipReport) -> str:
     if not chip.total_cycles:
-        return "–"
+        return _NOTHING
     rate = report.total_macs / chip.total_cycles
     peak = chip.peak_macs_per_cycle
     return f"{rate:,.1f} of {peak:,} ({rate / peak:.1%})" if peak else f"{rate:,.1f}"
@@ -139,12 +142,12 @@ def _steps(chip: ChipReport) -> str:
 def _use(chip: ChipReport, role: str) -> str:
     found: Resource | None = next((resource for resource in chip.resources if resource.role == role), None)
     if found is None:
-        return "–"
+        return _NOTHING
     return f"{found.used:,} of {found.capacity:,} {found.unit} ({found.used / found.capacity:.1%})"
 
 
 def _plan(chip: ChipReport) -> str:
     if chip.plan_peak is None:
-        return "–"
+        return _NOTHING
     bound = "" if chip.plan_lower_bound is None else f", lower bound {chip.plan_lower_bound:,}"
     return f"peak {chip.plan_peak:,} bytes{bound}"

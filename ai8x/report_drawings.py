@@ -16,7 +16,7 @@ NUM_HUES = 8
 PAGE_WIDTH = 1212
 """Room for drawings on a wide page; narrower ones scroll them."""
 
-_MIN_STEP_WIDTH = 76
+_MIN_STEP_WIDTH = 58
 _MIN_TURNED_WIDTH = 36
 _MAX_STEP_WIDTH = 170
 _PANEL_HEIGHT = 170
@@ -24,10 +24,12 @@ _PANEL_GAP = 34
 _PANEL_MARGIN = 8
 _AXIS_WIDTH = 56
 _LABEL_ROOM = 26
-_TURNED_LABEL_ROOM = 88
+_TURNED_LABEL_ROOM = 92
+_SLOPE = 0.6
 _CHARACTER_WIDTH = 6.2
 _BOLD_CHARACTER_WIDTH = 7.0
 _MIN_LABEL_HEIGHT = 13
+_MIN_LABEL = 6
 _MIN_BOX_HEIGHT = 4
 _BAR_HEIGHT = 110
 _BAR_GAP = 2
@@ -173,6 +175,7 @@ class _Frame:
     step_width: float
     hues: dict[str, int]
     is_turned: bool
+    label_room: float
 
 
 def _frame(memory: MemoryMap, hues: dict[str, int]) -> _Frame:
@@ -181,9 +184,11 @@ def _frame(memory: MemoryMap, hues: dict[str, int]) -> _Frame:
     room = half if len(memory.steps) * _MIN_STEP_WIDTH <= half else whole
     step_width = min(_MAX_STEP_WIDTH, max(_MIN_TURNED_WIDTH, room / len(memory.steps)))
     longest = max(len(name) for name in memory.steps) * _CHARACTER_WIDTH
+    is_turned = longest > step_width - 6
     highest = max((block.end for block in memory.blocks), default=1)
     return _Frame(top=_axis_top(highest, memory.capacity), step_width=step_width, hues=hues,
-                  is_turned=longest > step_width - 6)
+                  is_turned=is_turned,
+                  label_room=min(_TURNED_LABEL_ROOM, _LABEL_ROOM + _SLOPE * longest) if is_turned else _LABEL_ROOM)
 
 
 def _panel(memory: MemoryMap, content: tuple[MemoryBlock, ...], lanes: Sequence[int], frame: _Frame) -> Panel:
@@ -195,7 +200,7 @@ def _panel(memory: MemoryMap, content: tuple[MemoryBlock, ...], lanes: Sequence[
                     for i, name in enumerate(memory.steps))
     width = _AXIS_WIDTH + len(memory.steps) * frame.step_width + _PANEL_MARGIN
     return Panel(title=_lane_names(memory, lanes), width=width,
-                 height=_PANEL_HEIGHT + (_TURNED_LABEL_ROOM if frame.is_turned else _LABEL_ROOM), left=_AXIS_WIDTH,
+                 height=_PANEL_HEIGHT + frame.label_room, left=_AXIS_WIDTH,
                  bottom=_PANEL_HEIGHT, boxes=boxes, rows=rows, columns=columns, is_turned=frame.is_turned,
                  blocks=content)
 
@@ -213,11 +218,14 @@ def _box(memory: MemoryMap, block: MemoryBlock, frame: _Frame, share: tuple[int,
     band = max(_MIN_BOX_HEIGHT, _PANEL_HEIGHT * (block.end - block.start) / frame.top / count)
     width = (block.last_step - block.first_step + 1) * frame.step_width - 2
     y = max(0.0, _PANEL_HEIGHT * (1 - block.start / frame.top) - band * (place + 1))
+    is_inside = band >= _MIN_LABEL_HEIGHT
+    label = shortened(block.label, width, bold=is_inside)
+    if (not is_inside and label != block.label) or len(label) < min(_MIN_LABEL, len(block.label)):
+        label = ""  # hovering and the table name it; half a word beside its neighbours' says nothing
     first, last = memory.steps[block.first_step], memory.steps[block.last_step]
     shared = ", word by word in turn with another tensor" if count > 1 else ""
     return Box(x=_AXIS_WIDTH + block.first_step * frame.step_width + 1, y=y, width=width, height=band,
-               hue=frame.hues[block.label], label=shortened(block.label, width, bold=band >= _MIN_LABEL_HEIGHT),
-               label_y=y + band / 2 + 4 if band >= _MIN_LABEL_HEIGHT else y - 3,
+               hue=frame.hues[block.label], label=label, label_y=y + band / 2 + 4 if is_inside else y - 3,
                title=f"{block.label}: {memory.unit} {address_text(memory, block.start)} to "
                      f"{address_text(memory, block.end - 1)} ({block.end - block.start:,}), alive from {first} to "
                      f"{last}{shared}")
@@ -232,9 +240,15 @@ def _axis_top(highest: int, capacity: int) -> int:
 
 
 def _lane_names(memory: MemoryMap, lanes: Sequence[int]) -> str:
-    names = [memory.lanes[lane] for lane in lanes]
-    if not names[0]:
+    """Names of lanes with a common first word, runs of neighbours joined: ``processors 0 to 7, 12 to 15``."""
+    if not memory.lanes[lanes[0]]:
         return ""
-    first, last = names[0].split(" to ")[0], names[-1].split(" to ")[-1]
-    contiguous = list(lanes) == list(range(lanes[0], lanes[-1] + 1))
-    return f"{first} to {last}" if contiguous else ", ".join(names)
+    runs: list[list[int]] = []
+    for lane in lanes:
+        if runs and runs[-1][-1] == lane - 1:
+            runs[-1].append(lane)
+        else:
+            runs.append([lane])
+    texts = [f"{memory.lanes[run[0]].split(' to ')[0]} to {memory.lanes[run[-1]].split(' to ')[-1]}" for run in runs]
+    common = texts[0].split(" ")[0] + " "
+    return ", ".join([texts[0], *(text.removeprefix(common) for text in texts[1:])])

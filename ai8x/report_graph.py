@@ -125,7 +125,7 @@ def network_graph(report: Report, costs: Mapping[int, Mapping[str, LayerCost]]) 
     shape_x = left + _NODE_WIDTH + 14
     chip_x = shape_x + _SHAPE_WIDTH + (_ERROR_WIDTH if has_errors else 0)
     width = (PAGE_WIDTH - chip_x) / max(1, len(chips))
-    columns = [(left, "layer"), (shape_x, "output")]
+    columns: list[tuple[float, str]] = [(left, "layer"), (shape_x, "output")]
     if has_errors:
         columns.append((shape_x + _SHAPE_WIDTH, "SNR"))
     bars: list[CostBar] = []

@@ -134,6 +134,17 @@ def read_sample(path: Path) -> NDArray[np.int8]:
     return as_planes(values)
 
 
+def array_sample(values: NDArray[Any]) -> Sample:
+    """A sample that is given as an array.
+
+    Raises:
+        UserError: E0642 wrong type, shape or range.
+    """
+    if problem := sample_problem(values):
+        raise _refused(None, problem)
+    return Sample(values=as_planes(values), origin="given as an array")
+
+
 def sample_problem(values: NDArray[Any]) -> str:
     """Why an array is no sample, or an empty string."""
     if values.dtype.kind not in "iu":
@@ -164,7 +175,7 @@ def sample_shape_error(path: Path, sample: Sample, checkpoint: Checkpoint) -> Us
                       help=f"save an array of shape {tuple(known)}, or leave --sample-input out")
 
 
-def _refused(source: Source, problem: str) -> UserError:
+def _refused(source: Source | None, problem: str) -> UserError:
     return user_error("E0642", "this array cannot be a sample", source=source, found=problem,
                       allowed="integers -128 to 127 of shape (C, H, W) or (C, L)",
                       help="numpy.clip(numpy.round(x * 128), -128, 127).astype('int64') for data x in -1 to 1")

@@ -31,7 +31,7 @@ from ai8x.network.yaml_file import NetworkFile, read_network_file
 from ai8x.report import Accuracy, ChipReport, Report, to_json
 from ai8x.report_html import render_html
 from ai8x.report_network import layer_rows
-from ai8x.sample import Sample, as_planes, find_sample, repeat_words, sample_problem, sample_shape_error
+from ai8x.sample import Sample, array_sample, find_sample, repeat_words, sample_shape_error
 from ai8x.synthesis_float import float_errors
 from ai8x.synthesis_refusal import TITLES, TargetRefused, refused_chip, report_refusal, run_stage
 from ai8x.verify import Verdict
@@ -215,7 +215,7 @@ def _run_targets(inputs: Inputs, options: SynthesisOptions, folder: Path, announ
 
 
 def _refused_result(refused: TargetRefused) -> TargetResult:
-    """What the report says about a target that refuses the network: the findings as warnings."""
+    """What the report says about a target that refuses the network."""
     title = TITLES[refused.target]
     headline = Diagnostic(
         code="W0468", level="warning", message=f"the network does not fit the {title}: nothing is generated for it",
@@ -223,7 +223,7 @@ def _refused_result(refused: TargetRefused) -> TargetResult:
     verdicts = tuple(Verdict(witness=witness, skipped=f"the network does not fit the {title}")
                      for witness in TARGET_WITNESSES[refused.target])
     return TargetResult(verdicts=verdicts, chip=refused_chip(refused.target, refused.error),
-                        messages=(headline, *(replace(finding, level="warning") for finding in refused.diagnostics)))
+                        messages=(headline, *refused.diagnostics))
 
 
 def read_inputs(options: SynthesisOptions) -> Inputs:
@@ -267,12 +267,7 @@ def _sample(options: SynthesisOptions, checkpoint: Checkpoint, dataset: str) -> 
     if given is None or isinstance(given, Path):
         is_known = checkpoint.input_shape is not None and options.analyze  # an analysis looks at no values
         return find_sample(given, checkpoint, options.dataset or dataset, _no_item if is_known else first_test_item)
-    values = np.asarray(given)
-    if problem := sample_problem(values):
-        raise user_error("E0642", "this array cannot be a sample", found=problem,
-                         allowed="integers -128 to 127 of shape (C, H, W) or (C, L)",
-                         help="numpy.clip(numpy.round(x * 128), -128, 127).astype('int64') for data x in -1 to 1")
-    return Sample(values=as_planes(values), origin="given as an array")
+    return array_sample(np.asarray(given))
 
 
 def _no_item(name: str) -> None:
@@ -346,16 +341,23 @@ def _conclude(inputs: Inputs, options: SynthesisOptions, results: Sequence[Targe
     found = {v.witness: v for v in (reference, *(v for r in results for v in r.verdicts))}
     absent = "this target was not asked for"
     verdicts = tuple(found.get(w, Verdict(witness=w, skipped=absent)) for w in WITNESSES)
-    messages = (*inputs.messages, *(m for result in results for m in result.messages))
+    refused = [result for result in results if result.chip.refusal is not None]
+    unmet = len(refused) == len(results) or (options.require_all and bool(refused))
+    messages = (*inputs.messages, *(_at_level(m, result, "error" if unmet else "warning")
+                                    for result in results for m in result.messages))
     report = replace(_report(inputs, options, verdicts, messages), chips=tuple(result.chip for result in results),
                      accuracy=accuracy)
     different = any(row.mismatches for row in accuracy)
-    refused = [result for result in results if result.chip.refusal is not None]
     given = options.network if isinstance(options.network, NetworkDescription) else None
     description = next((result.description for result in results if result.description is not None), given)
     return SynthesisResult(folder=options.out, report=report, verdicts=verdicts, messages=messages,
-                           accuracy_differs=different, description=description,
-                           unmet=len(refused) == len(results) or (options.require_all and bool(refused)))
+                           accuracy_differs=different, description=description, unmet=unmet)
+
+
+def _at_level(message: Diagnostic, result: TargetResult, level: str) -> Diagnostic:
+    """A message of a target; the findings of one that refuses the network are put on this level."""
+    is_finding = result.chip.refusal is not None and message.level == "error"
+    return replace(message, level=level) if is_finding else message
 
 
 def _report(inputs: Inputs, options: SynthesisOptions, verdicts: Sequence[Verdict],

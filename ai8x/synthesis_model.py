@@ -293,7 +293,8 @@ def _data(name: str, is_given: bool, catalogue: Catalogue, spec: ModelSpec, chec
 def _no_items(arguments: LoaderArguments) -> Parts:
     """The loader of a data set of which only the name is known."""
     del arguments
-    raise user_error("E0644", "the data set is not to be had here", help="give the name of a data set: --dataset NAME")
+    raise user_error("E0297", "of the data set only the name is known", found="no loader",
+                     allowed="a data set that train.py --list-datasets shows", help="write --dataset NAME")
 
 
 def _untrained(request: ModelRequest, spec: ModelSpec, data: DataSpec, config: TrainConfig

@@ -254,7 +254,8 @@ def run_make(folder: Path, arguments: list[str]) -> str:
         What it printed.
 
     Raises:
-        UserError: E0803 make is missing, E0804 it failed; with the compiler's messages.
+        UserError: E0803 make is missing, E0804 it failed, with the compiler's messages; E0424 the firmware does not fit
+            the chip.
     """
     make = find_make()
     if make is None:
@@ -272,19 +273,24 @@ def run_make(folder: Path, arguments: list[str]) -> str:
         raise user_error("E0803", f"make cannot be run: {error.strerror}", found=str(make)) from error
     if done.returncode:
         output = done.stderr or done.stdout
-        raise user_error("E0804", _failure(output), source=Source(file=str(folder)), found="\n" + _excerpt(output),
+        if excess := _overflow(output):
+            raise user_error("E0424", excess, found=_excerpt(output).splitlines()[-1].strip(),
+                             allowed="weights, sample and program within the chip's memories",
+                             help="make a smaller sample: --synthesize-input 0x010203; or give the largest layers fewer "
+                                  "weight bits")
+        raise user_error("E0804", "the firmware does not build", source=Source(file=str(folder)), found="\n" + _excerpt(output),
                          help="repair the first message, then run make in that folder")
     return done.stdout
 
 
-def _failure(output: str) -> str:
-    """What went wrong in one sentence."""
+def _overflow(output: str) -> str:
+    """Which memory of the chip is too small, in one sentence; empty where none is."""
     overflow = re.search(r"region `(\w+)' overflowed by (\d+) bytes", output)
     if overflow:
         return f"the firmware is {overflow.group(2)} bytes too large for the chip's {overflow.group(1)}"
     if "do not fit into SRAM" in output:
         return "data, heap and stack of the firmware do not fit into SRAM"
-    return "the firmware does not build"
+    return ""
 
 
 def _excerpt(output: str) -> str:

@@ -17,7 +17,7 @@ from ai8x.errors import HardwareFault
 from ai8x.k210.interpreter import KmodelRun, run_kmodel
 from ai8x.k210.lower import LoweredModel
 from ai8x.k210.parameters import ZERO_POINT
-from ai8x.k210.steps import ConvStep, LayerResult
+from ai8x.k210.steps import AddStep, ConvStep, LayerResult
 from ai8x.network.ir import Layer, Network, Op, PoolSpec, TensorShape
 from ai8x.network.reference import Trace, compare_layer, run_layer
 from ai8x.verify import Verdict
@@ -66,7 +66,9 @@ def visible_tensor(lowered: LoweredModel, run: KmodelRun, result: LayerResult,
 
 
 def _bytes_of(lowered: LoweredModel, run: KmodelRun, result: LayerResult, index: int) -> NDArray[np.uint8]:
-    if not isinstance(lowered.steps[index], ConvStep):
+    if isinstance(step := lowered.steps[index], AddStep):  # works on blocks of bytes, the last of which may be longer
+        return run.tensors[index][: step.target.elements]
+    if not isinstance(step, ConvStep):
         return run.tensors[index]
     found = run.layers[index]
     if result.window is None:

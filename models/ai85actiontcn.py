@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ai8x.nn.initial import initialize_convolutions
 from ai8x.nn.modules import (
     Add,
     Conv1d,
@@ -69,6 +70,7 @@ class AI85ActionTCN(nn.Module):
         self.tcn2 = Conv1d(32, 32, 3, dilation=2, padding=2, **shared)
         self.resid = Add()
         self.fc = Linear(32 * NUM_PLACES, num_classes, wide=True, **shared)
+        initialize_convolutions(self)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Scores of every class.

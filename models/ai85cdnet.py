@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ai8x.nn.initial import initialize_convolutions
 from ai8x.nn.modules import FusedConv2dReLU, FusedMaxPoolConv2dReLU, Linear
 
 
@@ -38,6 +39,7 @@ class AI85CatsDogsNet(nn.Module):
         self.conv6 = FusedConv2dReLU(32, fc_inputs, 3, **shared)
         self.fc = Linear(fc_inputs * (dimensions[0] // 16) * (dimensions[1] // 16), num_classes, bias=True, wide=True,
                          **quantization)
+        initialize_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores of every class.

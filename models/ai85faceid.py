@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ai8x.nn.blocks import ConvResidualBottleneck
+from ai8x.nn.initial import initialize_convolutions
 from ai8x.nn.modules import (
     AvgPool2d,
     Conv2d,
@@ -55,6 +56,7 @@ class AI85FaceIDNet(nn.Module):
         self.conv7 = FusedConv2dReLU(64, 64, 3, **shared)
         self.conv8 = FusedMaxPoolConv2d(64, 512, 1, bias=bias, **quantization)
         self.avgpool = AvgPool2d((dimensions[0] // 32, dimensions[1] // 32), stride=1, **quantization)
+        initialize_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings.

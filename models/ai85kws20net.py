@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ai8x.nn.initial import initialize_convolutions
 from ai8x.nn.modules import (
     FusedAvgPoolConv1dReLU,
     FusedConv1dReLU,
@@ -59,6 +60,7 @@ class AI85KWS20Net(nn.Module):
         self.kws_conv4 = FusedConv2dReLU(64, 30, 3, padding=1, **shared)
         self.kws_conv5 = FusedConv2dReLU(30, fc_inputs, 3, padding=1, **shared)
         self.fc = Linear(fc_inputs * NUM_STEPS, num_classes, bias=bool(bias), wide=True, **quantization)
+        initialize_convolutions(self)
 
     def forward(self, sound: Tensor) -> Tensor:
         """Scores of every word.
@@ -100,6 +102,7 @@ class AI85KWS20NetV3(nn.Module):
         self.kws_conv3 = FusedAvgPoolConv1dReLU(96, widths[0], 3, padding=1, **shared)
         self.kws_conv4 = FusedMaxPoolConv1dReLU(widths[0], widths[1], 6, padding=1, **shared)
         self.fc = Linear(widths[1] * 4, num_classes, bias=bool(bias), wide=True, **quantization)
+        initialize_convolutions(self)
 
     def forward(self, sound: Tensor) -> Tensor:
         """Scores of every word.

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ai8x.nn.initial import initialize_convolutions
 from ai8x.nn.modules import FusedAvgPoolConv2dReLU, FusedConv2dReLU, FusedMaxPoolConv2dReLU, Linear
 
 
@@ -45,9 +46,7 @@ class AI85Net5(nn.Module):
                                             padding=1, bias=bias, **quantization)
         size //= pool
         self.fc = Linear(fc_inputs * size * size, num_classes, bias=True, wide=True, **quantization)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialize_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores of every class.

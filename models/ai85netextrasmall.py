@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ai8x.nn.initial import initialize_convolutions
 from ai8x.nn.modules import FusedConv2dReLU, FusedMaxPoolConv2dReLU, Linear
 
 
@@ -39,6 +40,7 @@ class AI85NetExtraSmall(nn.Module):
         self.conv3 = FusedMaxPoolConv2dReLU(8, fc_inputs, 3, pool_size=4, pool_stride=4, padding=1, bias=bias,
                                             **quantization)
         self.fc = Linear(fc_inputs * size * size, num_classes, bias=True, wide=True, **quantization)
+        initialize_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores of every class.

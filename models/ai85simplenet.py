@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ai8x.nn.initial import initialize_convolutions
 from ai8x.nn.modules import Add, Conv2d, FusedConv2dReLU, FusedMaxPoolConv2dReLU
 
 
@@ -49,6 +50,7 @@ class AI85SimpleNet(nn.Module):
         self.conv12 = FusedConv2dReLU(512, 128, 1, **shared)
         self.conv13 = FusedMaxPoolConv2dReLU(128, 128, 3, padding=1, **shared)
         self.conv14 = Conv2d(128, num_classes, 1, wide=True, **shared)
+        initialize_convolutions(self)
 
     def _head(self, data: Tensor) -> Tensor:
         data = self.conv13(self.conv12(self.conv11(self.conv10(data))))

@@ -1,21 +1,19 @@
-"""The report: its data, its pages and tables, without hostile text getting anywhere."""
+"""The report's data: what is measured, which facts it names, and its JSON form."""
 
-import html.parser
-import io
 import json
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from rich.console import Console
 
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.geometry import hardware_layers
 from ai8x.max7800x.kernels import plan_kernels
 from ai8x.max7800x.lower import LoweringPlan
+from ai8x.max7800x.options import CodegenOptions, Core, LowerOptions, ProjectOptions
 from ai8x.network.ir import (
     Activation,
     ConvSpec,
@@ -27,33 +25,24 @@ from ai8x.network.ir import (
     PoolSpec,
     TensorShape,
 )
-from ai8x.report import MemoryBlock, MemoryMap, Report, Resource, to_json
-from ai8x.report_html import layer_costs, memory_panels, part_bars, render_html, verdict_class
-from ai8x.report_max78000 import chip_report, data_memory_map, resources, unverified_facts
+from ai8x.report import REPORT_FORMAT, Report, to_json
+from ai8x.report_facts import FACTS, known_fact
+from ai8x.report_html import render_html
+from ai8x.report_max78000 import chip_report, data_memory_map, project_facts, resources, unverified_facts
 from ai8x.report_network import layer_rows, operator_text
-from ai8x.report_terminal import print_report
-from ai8x.synthesis import SynthesisOptions, synthesize
 from tests.end_to_end.chip_networks import Placed, placed_networks
-from tests.end_to_end.digitsnet import NETWORK_FILE, write_digitsnet
+from tests.end_to_end.digitsnet import write_digitsnet
 from tests.end_to_end.firmware import Subject, lower
+from tests.reports import branching_report, digits_report
 
+ROOT = Path(__file__).resolve().parents[1]
 LARGEST_PAGE_BYTES = 1_000_000
-HOSTILE = "<script>alert(1)</script>&\"'"
 
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     folder = tmp_path_factory.mktemp("digitsnet")
     return lower(write_digitsnet(folder / "d.pth.tar"), folder / "max78000")
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """The report of digitsnet on both chips."""
-    folder = tmp_path_factory.mktemp("report")
-    options = SynthesisOptions(network=NETWORK_FILE, checkpoint=write_digitsnet(folder / "d.pth.tar"),
-                               out=folder / "out", verify=False)
-    return synthesize(options).report
 
 
 # --- what layers are called ---------------------------------------------------------------------------------------
@@ -127,7 +116,7 @@ def averaging(activation: Activation, *, eltwise: Eltwise | None = None, pool_fi
 def test_averages_of_negative_values_are_listed_as_unconfirmed(network: Network, count: int) -> None:
     facts = unverified_facts(network)
     assert len(facts) == count
-    assert all("section" in fact for fact in facts)
+    assert all("section" in fact.source for fact in facts)
 
 
 def test_accumulators_beyond_what_was_seen_are_listed() -> None:
@@ -135,7 +124,8 @@ def test_accumulators_beyond_what_was_seen_are_listed() -> None:
     large = Layer(name="a", index=0, op=Op.CONV2D, inputs=(-1,), operand_shape=shape, out_shape=TensorShape(1, 1, 1),
                   conv=ConvSpec(kernel=(3, 3), padding=(1, 1)), weights=wide)
     (fact,) = unverified_facts(Network(name="n", input_shape=shape, layers=(large,)))
-    assert str(1024 * 9 * 128 * 128) in fact
+    assert fact.key == "max78000-accumulator"
+    assert f"{1024 * 9 * 128 * 128:,}" in fact.text
 
 
 # --- memory and resources -----------------------------------------------------------------------------------------
@@ -154,13 +144,16 @@ def test_the_memory_map_shows_what_lives_when(subject: Subject) -> None:
 
 
 def test_resources_are_those_of_the_plan(subject: Subject) -> None:
-    found = {resource.name: resource for resource in resources(subject.plan)}
+    memory = data_memory_map(subject.network, subject.plan)
+    found = {resource.name: resource for resource in resources(subject.plan, memory)}
     weights, biases = found["Weight memory"], found["Bias memory"]
     assert weights.used == sum(weights.parts)
     assert len(weights.parts) == 64
     assert all(0 <= part <= weights.part_capacity for part in weights.parts)
     assert biases.used == sum(biases.parts) == 16 + 32 + 32 + 16 + 10
     assert found["Powered quadrants"].used == 2
+    assert found["Powered quadrants"].parts == (1, 1, 0, 0)
+    assert found["Data memory, fullest instance"].used == memory.peak
 
 
 @settings(max_examples=30)
@@ -178,134 +171,81 @@ def test_any_network_can_be_reported(subject: Placed) -> None:
     assert len(page) < LARGEST_PAGE_BYTES
 
 
-# --- JSON, page, terminal -----------------------------------------------------------------------------------------
+# --- JSON -----------------------------------------------------------------------------------------------------------
 
-def test_the_json_form_survives_a_round_trip(report: Report) -> None:
-    content = json.loads(json.dumps(to_json(report)))
-    assert content["format"] == 1
+def test_the_json_form_survives_a_round_trip() -> None:
+    report = digits_report()
+    content = json.loads(json.dumps(to_json(report), allow_nan=False))
+    assert content["format"] == REPORT_FORMAT
     assert content["totals"]["macs"] == report.total_macs == sum(row.macs for row in report.layers)
     assert [chip["target"] for chip in content["chips"]] == ["max78000", "k210"]
     assert content["input_shape"] == [1, 28, 28]
+    assert [layer["sources"] for layer in content["layers"]] == [[-1], [0], [1], [1], [2, 3], [4]]
+    for chip in content["chips"]:
+        assert 0 < chip["plan_lower_bound"] <= chip["plan_peak"]
 
 
-class Page(html.parser.HTMLParser):
-    """Collects tags and what they point to."""
-
-    VOID = frozenset({"meta", "link", "br", "hr", "img", "input", "col", "rect", "line", "path", "use"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.targets: list[str] = []
-        self._open: list[str] = []
-        self.feed(text)
-        assert not self._open, f"not closed: {self._open}"
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.targets += [value or "" for name, value in attributes if name in ("src", "href", "action", "xlink:href")]
-        assert not [name for name, _ in attributes if name.startswith("on")]
-        if tag not in self.VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self._open.pop() == tag
+def test_everything_in_the_json_form_is_explained() -> None:
+    text = (ROOT / "docs" / "report.md").read_text()
+    missing = sorted({key for key in keys(to_json(branching_report())) if f"`{key}`" not in text})
+    assert not missing, f"docs/report.md says nothing about {missing}"
 
 
-def test_the_page_is_whole_small_and_needs_no_network(report: Report) -> None:
-    text = render_html(report)
-    page = Page(text)
-    assert len(text.encode()) < LARGEST_PAGE_BYTES
-    assert {"table", "svg"} <= set(page.tags)
-    assert "script" not in page.tags
-    assert all(target.startswith("#") for target in page.targets)
-    assert "http://" not in text.replace("http://www.w3.org/", "")
-    assert "https://" not in text
-    for row in report.layers:
-        assert row.name in text
+def keys(content: Any) -> Iterator[str]:
+    """Keys of all records; those of mappings by name (files, verification) are names, not keys."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield key
+            if key not in ("files", "verification"):
+                yield from keys(value)
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            yield from keys(value)
 
 
-def test_text_from_files_cannot_become_markup(report: Report) -> None:
-    rows = tuple(replace(row, name=HOSTILE) for row in report.layers)
-    hostile = replace(report, network=HOSTILE, dataset=HOSTILE, sample=HOSTILE, layers=rows, messages=(HOSTILE,),
-                      verification={"reference": HOSTILE})
-    text = render_html(hostile)
-    assert "<script>" not in text
-    assert "&lt;script&gt;" in text
-    assert Page(text).tags == Page(render_html(replace(report, messages=("x",), verification={"reference": "x"}))).tags
+# --- the one list of unconfirmed facts ------------------------------------------------------------------------------
+
+def test_every_mark_in_the_code_belongs_to_a_fact() -> None:
+    """Whoever marks a line as unverified names the fact, and its file, in `report_facts.FACTS`."""
+    package = ROOT / "ai8x"
+    marked = {path.relative_to(package).as_posix() for path in package.rglob("*")
+              if path.is_file() and path.suffix != ".pyc" and b"UNVERIFIED" in path.read_bytes()}
+    assert marked == {name for known in FACTS for name in known.marked}
 
 
-@pytest.mark.parametrize(("verdict", "style"), [("equal", "good"), ("skipped: no compiler", "skipped"),
-                                                ("different: layer 1", "bad"), ("", "bad")])
-def test_verdicts_have_their_colours(verdict: str, style: str) -> None:
-    assert verdict_class(verdict) == style
+def test_every_fact_has_a_name_of_its_own_and_a_source() -> None:
+    names = [known.fact.key for known in FACTS]
+    assert len(set(names)) == len(names)
+    for known in FACTS:
+        assert known.fact.key.split("-")[0] in ("max78000", "k210")
+        assert known.fact.text
+        assert known.fact.effect
+        page = known.fact.source.split(" section")[0]
+        assert (ROOT / "docs" / page).is_file() or (ROOT / "ai8x" / "k210" / "templates" / page[5:]).is_file(), page
 
 
-def test_costs_of_several_steps_add_up(report: Report) -> None:
-    costs = layer_costs(report)
-    for chip in report.chips:
-        assert sum(cost[chip.target][0] for cost in costs.values() if chip.target in cost) == sum(
-            row.cycles for row in chip.layers)
+def test_a_fact_can_carry_the_numbers_of_the_network() -> None:
+    assert known_fact("k210-pooling", "twice").text == f"{known_fact('k210-pooling').text}: twice"
 
 
-def test_lanes_of_equal_content_share_a_drawing() -> None:
-    blocks = [MemoryBlock(label="a", lane=lane, start=0, end=64, first_step=0, last_step=1) for lane in (0, 1, 3)]
-    other = MemoryBlock(label="b", lane=3, start=64, end=128, first_step=1, last_step=1)
-    lanes = ("p 0 to 3", "p 4 to 7", "p 8 to 11", "p 12 to 15")
-    memory = MemoryMap(title="m", unit="bytes", capacity=1024, lanes=lanes, steps=("x", "y"),
-                       blocks=(*blocks, other), peak=128)
-    panels = memory_panels(memory)
-    assert [panel.title for panel in panels] == ["p 0 to 7", "p 12 to 15"]
-    assert [len(panel.boxes) for panel in panels] == [1, 2]
-    (low, high) = panels[1].boxes
-    assert low.y + low.height == pytest.approx(panels[1].bottom)
-    assert high.y + high.height == pytest.approx(low.y)
-    assert high.x > low.x
-    assert low.hue == panels[0].boxes[0].hue != high.hue
+def test_the_project_adds_the_facts_it_relies_on(subject: Subject) -> None:
+    assert not project_facts(subject.plan, ProjectOptions())
+    project = ProjectOptions(lower=LowerOptions(zero_memories=True, power_down_unused=True),
+                             code=CodegenOptions(core=Core.RISCV, timer=1))
+    assert [fact.key for fact in project_facts(subject.plan, project)] == [
+        "max78000-memory-sleep", "max78000-self-test", "max78000-riscv-start", "max78000-timers"]
 
 
-def test_boxes_stay_inside_their_drawing(report: Report) -> None:
-    for chip in report.chips:
-        for memory in chip.memory_maps:
-            for panel in memory_panels(memory):
-                for box in panel.boxes:
-                    assert panel.left <= box.x
-                    assert box.x + box.width <= panel.width
-                    assert box.y >= -1e-6
-                    assert box.y + box.height <= panel.bottom + 1e-6
+def test_the_k210_lists_its_runners() -> None:
+    (chip,) = (chip for chip in digits_report().chips if chip.target == "k210")
+    assert {"k210-standalone-board", "k210-sdk-runner", "k210-main-memory-rate"} <= {
+        fact.key for fact in chip.unverified}
 
 
-def test_bars_are_as_high_as_what_is_used() -> None:
-    bars = part_bars(Resource(name="r", used=3, capacity=8, unit="words", parts=(0, 1, 2), part_capacity=4,
-                              part_name="processor"))
-    assert [bar.height / bars[2].height for bar in bars] == [0, 0.5, 1]
-    assert len({bar.y + bar.height for bar in bars}) == 1
-    assert bars[1].title == "processor 1: 1 of 4 words"
+# --- the lower bound of a plan --------------------------------------------------------------------------------------
 
-
-def test_the_terminal_shows_everything_without_interpreting_it(report: Report) -> None:
-    stream = io.StringIO()
-    marked = replace(report, verification={"reference": "equal", "simulator": "different: [red]layer[/red] 1"})
-    print_report(Console(file=stream, width=200, highlight=False), marked, Path("[bold]out"))
-    text = stream.getvalue()
-    for row in report.layers:
-        assert row.name in text
-    assert "[red]layer[/red]" in text
-    assert "[bold]out" in text
-    assert f"{report.total_macs:,}" in text
-
-
-def test_names_in_brackets_are_no_markup_on_the_terminal(report: Report) -> None:
-    stream = io.StringIO()
-    rows = tuple(replace(row, name="[/b]", operator="[/c]") for row in report.layers)
-    chips = tuple(replace(chip, title="[/d]", timing_note="[/e]", layers=tuple(
-        replace(row, name="[/f]", processors="[/g]") for row in chip.layers)) for chip in report.chips)
-    print_report(Console(file=stream, width=200, highlight=False),
-                 replace(report, network="[/h]", dataset="[/i]", layers=rows, chips=chips), Path("out"))
-    for letter in "bcdefghi":
-        assert f"[/{letter}]" in stream.getvalue()
-
-
-def test_a_narrow_terminal_does_not_fail(report: Report) -> None:
-    print_report(Console(file=io.StringIO(), width=30), report, Path("out"))
+def test_the_lower_bound_counts_what_lives_at_once_and_shared_words_once(subject: Subject) -> None:
+    memory = data_memory_map(subject.network, subject.plan)
+    # conv1 reads 784 words and writes as many; bypass and conv3 share 2 * 196 words beside conv2's 196
+    assert memory.lower_bound == 4 * 2 * 784
+    assert memory.lower_bound <= memory.peak

@@ -278,4 +278,4 @@ def test_failed_build_shows_the_first_message(tmp_path: Path, source: str, expec
 def test_firmware_that_does_not_fit_is_refused(tmp_path: Path, definition: str, expected: str) -> None:
     with pytest.raises(UserError) as error:
         build_project(make_project(tmp_path, definition))
-    assert code_of(error) == "E0804" and expected in error.value.diagnostics[0].message
+    assert code_of(error) == "E0424" and expected in error.value.diagnostics[0].message

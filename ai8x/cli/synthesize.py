@@ -215,8 +215,9 @@ def _execute(arguments: argparse.Namespace) -> int:
                 console.print(line, markup=False)
 
         result = synthesize(options, announce)
-    if not arguments.quiet or arguments.json_errors:
-        print_diagnostics(result.messages, json_errors=arguments.json_errors)
+    messages = [message for message in result.messages if message.level == "error" or not arguments.quiet]
+    if messages or arguments.json_errors:
+        print_diagnostics(result.messages if arguments.json_errors else messages, json_errors=arguments.json_errors)
     print_report(console, result.report, result.folder)
     for verdict in result.verdicts:
         if verdict.is_different:

@@ -36,6 +36,7 @@ _OFF_BY_DEFAULT = (
     ("run", "--no-kat", "do not compare the result with the known answer"),
     ("run", "--verify-kernels", "read the mask memory back after loading and compare"),
     ("run", "--verify-writes", "read every layer register back after writing and compare"),
+    ("run", "--mlator", "refused: how the accelerator's read port is driven is not known well enough"),
     ("memory", "--no-mexpress", "load weights word by word instead of as a packed stream"),
     ("memory", "--no-deduplicate-weights", "store equal weights, and equal biases, once for each layer"),
     ("memory", "--write-zero-registers", "write registers whose value is 0, too"),
@@ -119,10 +120,12 @@ def project_options(arguments: argparse.Namespace) -> ProjectOptions:
     """The library's options for the MAX78000.
 
     Raises:
-        UserError: E0392 to E0397, see `ai8x.max7800x.options.check_options`.
+        UserError: E0392 to E0397, see `ai8x.max7800x.options.check_options`; E0399, see `mlator_refusal` there.
     """
-    from ai8x.max7800x.options import ProjectOptions, SyntheticInput, check_options
+    from ai8x.max7800x.options import ProjectOptions, SyntheticInput, check_options, mlator_refusal
 
+    if arguments.mlator:
+        raise mlator_refusal()
     synthetic = None
     if arguments.synthesize_input is not None:
         synthetic = SyntheticInput(increment=arguments.synthesize_input, words=arguments.synthesize_words)

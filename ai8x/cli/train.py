@@ -29,8 +29,7 @@ DROPPED_OPTIONS: dict[str, int | str] = {"--pretrained": 0, "--activation-stats"
 
 LATER_OPTIONS: dict[str, int | str] = {
     "--nas": 0, "--nas-policy": 1, "--nas-kd-policy": 1, "--nas-kd-resume-from": 1, "--nas-stage-transition-list": 1,
-    "--dr": 1, "--scaf-margin": 1, "--scaf-scale": 1, "--scaf-lr": 1, "--backbone-checkpoint": 1,
-    "--yaml-template": 1}
+    "--dr": 1, "--scaf-margin": 1, "--scaf-scale": 1, "--scaf-lr": 1, "--backbone-checkpoint": 1}
 """Options of ai8x-training that answer with one clear line."""
 
 
@@ -102,6 +101,8 @@ def _add_actions(parser: CommandParser) -> None:
                          "BatchNorm), and stop")
     parser.advanced(evaluation, "--summary-filename", metavar="NAME", default="model",
                     help="with --summary onnx: name of the file, without .onnx (default: model)")
+    parser.advanced(evaluation, "--yaml-template", metavar="PATH", type=Path,
+                    help="write the model's network description for synthesize.py, and stop")
     running = parser.add_argument_group("going on and configuration")
     running.add_argument("--resume", "--resume-from", nargs="?", const=_NEWEST, metavar="RUN|FILE",
                          help="go on with a run (default: the newest), exactly where it stopped")
@@ -144,8 +145,8 @@ class _Later(argparse.Action):
 
 def _execute(arguments: argparse.Namespace) -> int:
     if arguments.later is not None:
-        raise user_error("E0637", f"{arguments.later} is not available yet: architecture search, metric "
-                         "learning (ArcFace) and network skeletons come in a later version", found=arguments.later,
+        raise user_error("E0637", f"{arguments.later} is not available yet: architecture search and "
+                         "metric learning (ArcFace) come in a later version", found=arguments.later,
                          help="leave it out")
     if arguments.list_models or arguments.list_datasets:
         _list_names(arguments)
@@ -153,6 +154,11 @@ def _execute(arguments: argparse.Namespace) -> int:
     settings = _given_settings(arguments)
     if arguments.summary is not None:
         _summarise(arguments, settings)
+        return ExitStatus.SUCCESS
+    if arguments.yaml_template is not None:
+        from ai8x.training.listing import write_network_file
+
+        print(write_network_file(arguments.yaml_template, settings, _path(arguments.evaluate or arguments.weights)))
         return ExitStatus.SUCCESS
     if arguments.evaluate is not None:
         _evaluate(arguments, settings)

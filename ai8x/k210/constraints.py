@@ -94,16 +94,27 @@ def output_is_eight_bit_or_linear(layer: Layer, network: Network) -> Finding | N
 
 
 def channels_fit(layer: Layer, network: Network) -> Finding | None:
-    """A KPU layer reads at most 1024 channels; all operands of an addition together, all inputs of a convolution.
+    """A KPU layer reads at most 1024 channels; all inputs of a convolution, all operands of an addition together unless
+    they are two, which the CPU can add.
 
     Source: sections 7 and 13.2.
     """
     limit = K210.limits.max_channels
-    together = layer.operand_shape.channels * (len(set(layer.inputs)) if layer.eltwise else 1)
+    together = layer.operand_shape.channels if adds_on_cpu(layer) else channels_combined(layer)
     if together <= limit or (layer.op is Op.LINEAR and not layer.eltwise):
         return None
     return Finding(code="E0354", message="the KPU cannot read so many channels at once", found=f"{together} channels",
                    help="use fewer channels, or --target max78000")
+
+
+def adds_on_cpu(layer: Layer) -> bool:
+    """Whether QUANTIZED_ADD computes the element-wise combination: the sum or the difference of two operands."""
+    return layer.eltwise in (Eltwise.ADD, Eltwise.SUB) and len(layer.inputs) == 2
+
+
+def channels_combined(layer: Layer) -> int:
+    """Channels of all that a KPU layer reads at once to combine a layer's operands."""
+    return layer.operand_shape.channels * (len(set(layer.inputs)) if layer.eltwise else 1)
 
 
 def maps_fit(layer: Layer, network: Network) -> Finding | None:

@@ -31,12 +31,16 @@ from ai8x.k210.kmodel_layers import (
     KModelLayer,
     MemoryRange,
     Quantize,
+    QuantizedAdd,
     QuantizedConcat,
     QuantizedMaxPool2d,
     Requantize,
 )
 from ai8x.k210.parameters import ZERO_POINT
-from ai8x.k210.steps import ConvStep, CpuOp, CpuStep, GatherStep, MainBuffer, MaxPoolStep, Step, UploadStep
+from ai8x.k210.steps import AddStep, ConvStep, CpuOp, CpuStep, GatherStep, MainBuffer, MaxPoolStep, Step, UploadStep
+
+_ADDITION_RAISE = 256
+"""Makes every sum and difference of two activations positive."""
 
 _BURST = 15
 """dma_burst_size of every known file."""
@@ -68,6 +72,8 @@ def encode_step(step: Step, places: Places) -> KModelLayer:
     if isinstance(step, GatherStep):
         ranges = tuple(MemoryRange(address=places.address(r.buffer) + r.offset, size=r.size) for r in step.ranges)
         return QuantizedConcat(output=places.address(step.target), ranges=ranges)
+    if isinstance(step, AddStep):
+        return _encode_addition(step, places)
     if isinstance(step, MaxPoolStep):
         return _encode_max_pool(step, places)
     return _encode_cpu(step, places)
@@ -110,6 +116,21 @@ def _encode_upload(step: UploadStep, places: Places) -> KModelLayer:
         return K210AddPadding(input=source, kpu_line=line, channels=step.target.channels)
     return K210Upload(input=source, kpu_line=line, width=step.target.width, height=step.target.height,
                       channels=step.target.channels)
+
+
+def _encode_addition(step: AddStep, places: Places) -> QuantizedAdd:
+    """``a + b`` or ``a - b``, limited to a byte.
+
+    The shift is 1 and the factor 2, for a shift of 0 is not defined; the value that is shifted is even and positive, so
+    that every reading of the rounding gives the same.
+
+    Source: section 13.2, "Add in main memory".
+    """
+    sign = -1 if step.subtract else 1
+    return QuantizedAdd(
+        input_a=places.address(step.first), input_b=places.address(step.second), output=places.address(step.target),
+        count=step.target.elements, offset_a=_ADDITION_RAISE - ZERO_POINT, mul_a=1, shift_a=0, offset_b=-ZERO_POINT,
+        mul_b=sign, shift_b=0, offset_output=ZERO_POINT - _ADDITION_RAISE, mul_output=2, shift_output=1)
 
 
 def _encode_max_pool(step: MaxPoolStep, places: Places) -> QuantizedMaxPool2d:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from ai8x.errors import HardwareFault
 from ai8x.k210.device import K210
 from ai8x.k210.interpreter_memory import MainMemory, Tensor
+from ai8x.k210.interpreter_operands import Operands
+from ai8x.k210.interpreter_own import average_pool, bitwise
 from ai8x.k210.kmodel_layers import (
     Act,
     Add,
@@ -40,6 +42,7 @@ from ai8x.k210.kmodel_layers import (
     Softmax,
     TensorflowFlatten,
 )
+from ai8x.k210.kmodel_own import Ai8xAveragePool2d, Ai8xBitwise
 from ai8x.k210.simulator_stages import carry_shift
 
 F32 = np.float32
@@ -54,9 +57,6 @@ PADDED_CELLS = 16
 MOST_POSITIONS = K210.limits.max_height * K210.limits.max_width
 """Windows of a pooling layer: as many as the largest map of the KPU has cells."""
 
-MOST_CELLS = 1 << 27
-"""Cells of all windows of a pooling layer; more would keep the chip's CPU busy for seconds."""
-
 LEAST_SQUARE_SUM = F32(1e-10)
 """Lower bound of the squared length in L2_NORMALIZATION."""
 
@@ -64,45 +64,7 @@ SOFTMAX_FLOOR = np.finfo(np.float32).tiny
 """The SDK's running maximum starts here instead of at the first logit."""
 
 
-def _overlap(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    return first[0] < second[0] + second[1] and second[0] < first[0] + first[1]
-
-
-def _check_overlap(source: tuple[int, int], target: tuple[int, int], name: str, *, in_place: bool) -> None:
-    """Refuse an output that overwrites an input still to be read; (address, bytes) each."""
-    if _overlap(source, target) and not (in_place and source == target):
-        raise HardwareFault(f"{name}: output bytes {target[0]:#x} to {sum(target):#x} overlap input bytes "
-                            f"{source[0]:#x} to {sum(source):#x}")
-
-
-class _Operands:
-    """What one layer reads and writes in the main buffer, with the checks that all layers share."""
-
-    def __init__(self, memory: MainMemory, name: str) -> None:
-        self.memory = memory
-        self.name = name
-        self.sources: list[tuple[int, int]] = []
-        self.written: NDArray[np.uint8] = np.zeros(0, np.uint8)
-
-    def read(self, address: int, shape: tuple[int, ...], dtype: Any) -> Tensor:
-        count = 1
-        for size in shape:
-            if size < 1:
-                raise HardwareFault(f"{self.name}: empty shape {shape}")
-            count *= size
-        tensor = self.memory.read(address, count, dtype, f"{self.name}: input")
-        self.sources.append((address, count * np.dtype(dtype).itemsize))
-        return Tensor(values=tensor.values.reshape(shape), undefined=tensor.undefined.reshape(shape))
-
-    def write(self, address: int, values: NDArray[Any], undefined: NDArray[np.bool_], *,
-              in_place: bool = False) -> None:
-        for source in self.sources:
-            _check_overlap(source, (address, values.nbytes), self.name, in_place=in_place)
-        self.memory.write(address, Tensor(values=values, undefined=undefined), f"{self.name}: output")
-        self.written = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-
-
-def _add(layer: Add, operands: _Operands) -> None:
+def _add(layer: Add, operands: Operands) -> None:
     a, b = (operands.read(address, (layer.count,), F32) for address in (layer.input_a, layer.input_b))
     operands.write(layer.output, a.values + b.values, a.undefined | b.undefined, in_place=True)
 
@@ -113,7 +75,7 @@ def _check_words(name: str, *sizes: int) -> None:
         raise HardwareFault(f"{name}: factors overflow 64 bits")
 
 
-def _quantized_add(layer: QuantizedAdd, operands: _Operands) -> None:
+def _quantized_add(layer: QuantizedAdd, operands: Operands) -> None:
     count = -(-layer.count // BLOCK) * BLOCK
     shifts = (layer.shift_a, layer.shift_b, layer.shift_output)
     if any(not 0 <= shift < 63 for shift in shifts):
@@ -132,21 +94,21 @@ def _quantized_add(layer: QuantizedAdd, operands: _Operands) -> None:
     operands.write(layer.output, np.clip(result, 0, 255).astype(np.uint8), a.undefined | b.undefined, in_place=True)
 
 
-def _global_average_pool(layer: GlobalAveragePool2d, operands: _Operands) -> None:
+def _global_average_pool(layer: GlobalAveragePool2d, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.channels, layer.kernel_size), F32)
     total = np.add.accumulate(x.values, axis=1, dtype=F32)[:, -1]
     operands.write(layer.output, total / F32(layer.kernel_size), np.asarray(x.undefined.any(axis=1)))
 
 
-def _pool_windows(layer: QuantizedMaxPool2d | AveragePool2d, operands: _Operands) -> list[list[tuple[slice, slice]]]:
+def _pool_windows(layer: QuantizedMaxPool2d | AveragePool2d, operands: Operands) -> list[list[tuple[slice, slice]]]:
     """Rows and columns of the window of every output, clipped to the map."""
     if layer.input_channels != layer.output_channels:
         raise HardwareFault(f"{operands.name}: {layer.input_channels} channels in, {layer.output_channels} out")
     positions = layer.output_height * layer.output_width
     window = min(layer.kernel_height, layer.input_height) * min(layer.kernel_width, layer.input_width)
-    if not positions or positions > MOST_POSITIONS or positions * window * layer.input_channels > MOST_CELLS:
-        raise HardwareFault(f"{operands.name}: {positions} windows of up to {window} cells; 1 to {MOST_POSITIONS} "
-                            f"windows and {MOST_CELLS} cells of all channels are run")
+    if not 1 <= positions <= MOST_POSITIONS:
+        raise HardwareFault(f"{operands.name}: {positions} windows; 1 to {MOST_POSITIONS} are run")
+    operands.check_work(positions * window * layer.input_channels)
 
     def spans(outputs: int, size: int, kernel: int, stride: int, pad: int) -> list[slice]:
         starts = [index * stride - pad for index in range(outputs)]
@@ -160,11 +122,11 @@ def _pool_windows(layer: QuantizedMaxPool2d | AveragePool2d, operands: _Operands
     return [[(row, column) for column in columns] for row in rows]
 
 
-def _read_pool_input(layer: QuantizedMaxPool2d | AveragePool2d, operands: _Operands, dtype: Any) -> Tensor:
+def _read_pool_input(layer: QuantizedMaxPool2d | AveragePool2d, operands: Operands, dtype: Any) -> Tensor:
     return operands.read(layer.input, (layer.input_channels, layer.input_height, layer.input_width), dtype)
 
 
-def _quantized_max_pool(layer: QuantizedMaxPool2d, operands: _Operands) -> None:
+def _quantized_max_pool(layer: QuantizedMaxPool2d, operands: Operands) -> None:
     x = _read_pool_input(layer, operands, np.uint8)
     spans = _pool_windows(layer, operands)
     shape = (layer.output_channels, layer.output_height, layer.output_width)
@@ -176,7 +138,7 @@ def _quantized_max_pool(layer: QuantizedMaxPool2d, operands: _Operands) -> None:
     operands.write(layer.output, values, undefined)
 
 
-def _average_pool(layer: AveragePool2d, operands: _Operands) -> None:
+def _average_pool(layer: AveragePool2d, operands: Operands) -> None:
     x = _read_pool_input(layer, operands, F32)
     spans = _pool_windows(layer, operands)
     shape = (layer.output_channels, layer.output_height, layer.output_width)
@@ -191,7 +153,7 @@ def _average_pool(layer: AveragePool2d, operands: _Operands) -> None:
     operands.write(layer.output, values, undefined)
 
 
-def _quantize(layer: Quantize, operands: _Operands) -> None:
+def _quantize(layer: Quantize, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.count,), F32)
     scaled = ((x.values - F32(layer.bias)) * (F32(1) / F32(layer.scale))).astype(np.float64)
     if np.isnan(scaled[~x.undefined]).any():
@@ -200,12 +162,12 @@ def _quantize(layer: Quantize, operands: _Operands) -> None:
     operands.write(layer.output, np.nan_to_num(np.clip(nearest, 0, 255)).astype(np.uint8), x.undefined)
 
 
-def _dequantize(layer: Dequantize, operands: _Operands) -> None:
+def _dequantize(layer: Dequantize, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.count,), np.uint8)
     operands.write(layer.output, x.values.astype(F32) * F32(layer.scale) + F32(layer.bias), x.undefined)
 
 
-def _requantize(layer: Requantize, operands: _Operands) -> None:
+def _requantize(layer: Requantize, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.count,), np.uint8)
     operands.write(layer.output, layer.table[x.values], x.undefined, in_place=True)
 
@@ -215,21 +177,21 @@ def _spread(undefined: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     return np.full(count, undefined.any())
 
 
-def _l2_normalization(layer: L2Normalization, operands: _Operands) -> None:
+def _l2_normalization(layer: L2Normalization, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.channels,), F32)
     total = np.add.accumulate(x.values * x.values, dtype=F32)[-1]
     length = np.sqrt(np.maximum(total, LEAST_SQUARE_SUM))
     operands.write(layer.output, x.values / length, _spread(x.undefined, layer.channels))
 
 
-def _softmax(layer: Softmax, operands: _Operands) -> None:
+def _softmax(layer: Softmax, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.channels,), F32)
     exponentials = np.exp(x.values - np.maximum(x.values.max(), SOFTMAX_FLOOR))
     total = np.add.accumulate(exponentials, dtype=F32)[-1]
     operands.write(layer.output, exponentials / total, _spread(x.undefined, layer.channels), in_place=True)
 
 
-def _concat(layer: Concat | QuantizedConcat, operands: _Operands) -> None:
+def _concat(layer: Concat | QuantizedConcat, operands: Operands) -> None:
     total = sum(place.size for place in layer.ranges)
     operands.memory.check(layer.output, total, f"{operands.name}: output")
     parts = [operands.read(place.address, (place.size,), np.uint8) for place in layer.ranges if place.size]
@@ -255,7 +217,7 @@ def fused_multiply_add(a: FloatArray, b: FloatArray, c: FloatArray) -> FloatArra
     return np.asarray(fixed, np.float32)
 
 
-def _fully_connected(layer: FullyConnected, operands: _Operands) -> None:
+def _fully_connected(layer: FullyConnected, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.input_channels,), F32)
     total: FloatArray = np.zeros(layer.output_channels, F32)
     for index in range(layer.input_channels):
@@ -271,13 +233,13 @@ def _fully_connected(layer: FullyConnected, operands: _Operands) -> None:
     operands.write(layer.output, total, used)
 
 
-def _flatten(layer: TensorflowFlatten | QuantizedTensorflowFlatten, operands: _Operands) -> None:
+def _flatten(layer: TensorflowFlatten | QuantizedTensorflowFlatten, operands: Operands) -> None:
     dtype = F32 if isinstance(layer, TensorflowFlatten) else np.uint8
     x = operands.read(layer.input, (layer.channels, layer.height, layer.width), dtype)
     operands.write(layer.output, x.values.transpose(1, 2, 0), x.undefined.transpose(1, 2, 0))
 
 
-def _resize(layer: ResizeNearestNeighbor | QuantizedResizeNearestNeighbor, operands: _Operands) -> None:
+def _resize(layer: ResizeNearestNeighbor | QuantizedResizeNearestNeighbor, operands: Operands) -> None:
     dtype: Any = F32 if isinstance(layer, ResizeNearestNeighbor) else np.uint8
     x = operands.read(layer.input, (layer.channels, layer.input_height, layer.input_width), dtype)
     size = layer.channels * layer.output_height * layer.output_width * np.dtype(dtype).itemsize
@@ -295,23 +257,23 @@ def _resize(layer: ResizeNearestNeighbor | QuantizedResizeNearestNeighbor, opera
     operands.write(layer.output, x.values[index], x.undefined[index])
 
 
-def _channelwise_dequantize(layer: ChannelwiseDequantize, operands: _Operands) -> None:
+def _channelwise_dequantize(layer: ChannelwiseDequantize, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.channels, layer.channel_size), np.uint8)
     values = x.values.astype(F32) * layer.scale[:, None] + layer.bias[:, None]
     operands.write(layer.output, values, x.undefined)
 
 
-def _logistic(layer: Logistic, operands: _Operands) -> None:
+def _logistic(layer: Logistic, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.channels,), F32)
     operands.write(layer.output, F32(1) / (F32(1) + np.exp(-x.values)), x.undefined, in_place=True)
 
 
-def _remove_padding(layer: K210RemovePadding, operands: _Operands) -> None:
+def _remove_padding(layer: K210RemovePadding, operands: Operands) -> None:
     x = operands.read(layer.input, (layer.channels, PADDED_CELLS), np.uint8)
     operands.write(layer.output, x.values[:, 0], x.undefined[:, 0])
 
 
-_LAYERS: Mapping[type[KModelLayer], Callable[[Any, _Operands], None]] = {
+_LAYERS: Mapping[type[KModelLayer], Callable[[Any, Operands], None]] = {
     Add: _add,
     QuantizedAdd: _quantized_add,
     GlobalAveragePool2d: _global_average_pool,
@@ -332,6 +294,8 @@ _LAYERS: Mapping[type[KModelLayer], Callable[[Any, _Operands], None]] = {
     ChannelwiseDequantize: _channelwise_dequantize,
     Logistic: _logistic,
     K210RemovePadding: _remove_padding,
+    Ai8xAveragePool2d: average_pool,
+    Ai8xBitwise: bitwise,
 }
 
 
@@ -352,7 +316,7 @@ def run_cpu_layer(layer: KModelLayer, memory: MainMemory, name: str) -> NDArray[
     """
     if type(layer) not in _LAYERS:
         raise HardwareFault(f"{name}: the runner stops at this layer type")
-    operands = _Operands(memory, name)
+    operands = Operands(memory, name)
     with np.errstate(all="ignore"):
         _LAYERS[type(layer)](layer, operands)
     return operands.written

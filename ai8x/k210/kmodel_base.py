@@ -48,13 +48,18 @@ class LayerType(enum.IntEnum):
     K210_ADD_PADDING = 10241
     K210_REMOVE_PADDING = 10242
     K210_UPLOAD = 10243
+    AI8X_AVERAGE_POOL2D = 24576
+    AI8X_BITWISE = 24577
 
+
+OWN_TYPES = frozenset({LayerType.AI8X_AVERAGE_POOL2D, LayerType.AI8X_BITWISE})
+"""Types that only the generated stand-alone runner knows."""
 
 NON_STOCK_TYPES = frozenset({
     LayerType.GLOBAL_MAX_POOL2D, LayerType.QUANTIZED_GLOBAL_MAX_POOL2D, LayerType.QUANTIZED_GLOBAL_AVERAGE_POOL2D,
     LayerType.MAX_POOL2D, LayerType.QUANTIZED_AVERAGE_POOL2D, LayerType.QUANTIZED_FULLY_CONNECTED,
-    LayerType.QUANTIZED_TENSORFLOW_FLATTEN})
-"""Types at which the stock SDK stops; Sipeed's drivers know the last of them. Source: section 9."""
+    LayerType.QUANTIZED_TENSORFLOW_FLATTEN}) | OWN_TYPES
+"""Types at which the stock SDK stops; Sipeed's drivers know type 21. Source: section 9."""
 
 
 class Act(enum.IntEnum):

@@ -23,7 +23,7 @@ import numpy as np
 from ai8x.errors import Diagnostic, Source, UserError
 from ai8x.k210.device import K210, POOL_TYPES, map_lines
 from ai8x.k210.kmodel import VERSION, KModel, KModelFile, read_kmodel_file
-from ai8x.k210.kmodel_base import NON_STOCK_TYPES
+from ai8x.k210.kmodel_base import NON_STOCK_TYPES, OWN_TYPES
 from ai8x.k210.kmodel_layers import K210Conv, KModelLayer, LayerType, UnknownLayer, layer_type, layer_type_name
 
 NNCASE_IDENTIFIER = b"LDMK"
@@ -178,6 +178,8 @@ def _v3_firmware(model: KModel) -> str:
     if not unknown:
         return _RUNS_ON[Container.V3]
     names = ", ".join(layer_type_name(t) for t in unknown)
+    if OWN_TYPES.issuperset(unknown):
+        return f"the stand-alone runner of this tool only; all others stop at {names}"
     if unknown == [LayerType.QUANTIZED_TENSORFLOW_FLATTEN]:
         return f"MaixPy and other Sipeed firmware; the stock SDK stops at {names}"
     return f"no known firmware: it stops at {names}"

@@ -31,6 +31,7 @@ from ai8x.k210.kmodel_base import (
     u32,
 )
 from ai8x.k210.kmodel_conv import ActivationTable, BatchNorm, K210Conv, weight_shape
+from ai8x.k210.kmodel_own import OWN_LAYERS
 
 __all__ = [
     "LAYER_CLASSES",
@@ -417,5 +418,5 @@ LAYER_CLASSES: tuple[type[KModelLayer], ...] = (
     Add, QuantizedAdd, GlobalAveragePool2d, QuantizedMaxPool2d, AveragePool2d, Quantize, Dequantize, Requantize,
     L2Normalization, Softmax, Concat, QuantizedConcat, FullyConnected, TensorflowFlatten, QuantizedTensorflowFlatten,
     ResizeNearestNeighbor, QuantizedResizeNearestNeighbor, ChannelwiseDequantize, Logistic, K210AddPadding,
-    K210RemovePadding, K210Upload)
+    K210RemovePadding, K210Upload, *OWN_LAYERS)
 """Every layer whose body is scalars and a tail; `K210Conv` has pointers into the file instead."""

@@ -9,7 +9,7 @@ Source: spec/k210-kmodel.md sections 13.2, 13.3 and 14.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -45,13 +45,17 @@ _PATCH = KERNEL_TAPS * KERNEL_TAPS
 """Features that one channel of a 3x3 map holds."""
 
 
-def legalize(network: Network) -> LoweredSteps:
+def legalize(network: Network, *, cpu_additions: Set[int] = frozenset()) -> LoweredSteps:
     """The steps of a network that passed `constraints.check_network`.
+
+    Args:
+        network: what is lowered.
+        cpu_additions: indices of the layers whose two operands the CPU adds; `additions.cheapest_steps` chooses them.
 
     Raises:
         UserError: E0360, a layer's numbers or maps exceed what the KPU holds.
     """
-    return _Legalizer(network).run()
+    return _Legalizer(network, cpu_additions).run()
 
 
 def resolve_alias(index: int, network: Network) -> int:
@@ -101,8 +105,9 @@ def turned(pool: PoolSpec) -> PoolSpec:
 class _Legalizer:
     """Walks the layers in order; one instance lowers one network."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, cpu_additions: Set[int]) -> None:
         self._network = network
+        self._cpu_additions = cpu_additions
         self._builder = StepBuilder()
         self._tensors: dict[tuple[int, PoolSpec], Tensor] = {}
         self._results: list[LayerResult] = []
@@ -227,7 +232,8 @@ class _Legalizer:
                               non_negative=operands_are_non_negative(layer, self._network))
         shape = layer.operand_shape
         size = layer.pool.output_size(shape.height, shape.width)
-        if carried := carried_pool(layer.pool, size, floor_is_exact=request.floor_is_exact):
+        carried = carried_pool(layer.pool, size, floor_is_exact=request.floor_is_exact)
+        if carried and layer.index not in self._cpu_additions:
             return [self._combined(layer, tensors, Fused(pool=layer.pool, carried=carried, size=size))]
         return [pooled(self._builder, self._combined(layer, tensors), request)]
 
@@ -236,13 +242,16 @@ class _Legalizer:
         return [self._pooled(index, layer, early) for index in layer.inputs]
 
     def _combined(self, layer: Layer, tensors: list[Tensor], fused: Fused | None = None) -> Tensor:
-        """The element-wise combination as a 1x1 convolution of the operands; section 13.2.
+        """The element-wise combination as a 1x1 convolution of the operands, or on the CPU; section 13.2.
 
         Args:
             layer: the layer that combines.
             tensors: its operands.
             fused: pooling to be done behind it.
         """
+        if layer.index in self._cpu_additions:
+            first, second = tensors
+            return self._builder.added((first, second), layer, subtract=layer.eltwise is Eltwise.SUB)
         unique = list(dict.fromkeys(tensors))
         channels = layer.operand_shape.channels
         factors = dict.fromkeys(unique, 0)
@@ -264,7 +273,7 @@ class _Legalizer:
     def _fused(self, layer: Layer) -> Fused | None:
         """The pooling that every consumer of a layer wants and that a KPU layer computes exactly."""
         readers = self._readers(layer.index)
-        if not readers or layer.index in self._network.outputs:
+        if not readers or layer.index in self._network.outputs or layer.index in self._cpu_additions:
             return None
         pools = {r.pool if r.eltwise is None or r.pool_first else _NO_POOL for r in readers}
         pool = pools.pop()

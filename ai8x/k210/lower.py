@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from ai8x.errors import Ai8xError
 from ai8x.k210 import constraints
+from ai8x.k210.additions import cheapest_steps
 from ai8x.k210.budget import check_budget, check_memories
 from ai8x.k210.device import K210
 from ai8x.k210.encode import Places, encode_step
 from ai8x.k210.kmodel import KModel, write_kmodel
 from ai8x.k210.kmodel_layers import MemoryRange
-from ai8x.k210.legalize import legalize
 from ai8x.k210.lint import lint_kmodel
 from ai8x.k210.parameters import ZERO_POINT
 from ai8x.k210.steps import (
@@ -91,7 +91,7 @@ def lower_network(network: Network) -> LoweredModel:
         LoweringError: the result breaks a rule of the chip (a defect).
     """
     constraints.check_network(network).raise_if_errors()
-    lowered = legalize(network)
+    lowered = cheapest_steps(network)
     groups = adjacent_groups(lowered)
     kpu_plan = plan_kpu_memory(lowered, groups)
     main_plan = plan_main_memory(lowered)

@@ -19,6 +19,7 @@ from ai8x.k210.frames import Frame
 from ai8x.k210.gather import Dense, RangeList, Row, needs_zeros, placed_rows, row_ranges
 from ai8x.k210.parameters import ZERO_POINT, NotExact
 from ai8x.k210.steps import (
+    AddStep,
     ByteRange,
     ConvStep,
     CpuOp,
@@ -211,6 +212,14 @@ class MainMemoryBuilder:
         return self._zeros
 
     # ------------------------------------------------------------------------------------------ CPU layers
+
+    def added(self, operands: tuple[Tensor, Tensor], layer: Layer, *, subtract: bool) -> Tensor:
+        """QUANTIZED_ADD of two tensors, or their difference."""
+        first, second = (self.main_of(tensor, layer) for tensor in operands)
+        target = self.new_buffer(operands[0].shape.numel)
+        name = f"{layer.name}: {'sub' if subtract else 'add'} on the CPU"
+        self.append(AddStep(name=name, layer=layer.index, first=first, second=second, target=target, subtract=subtract))
+        return Tensor(shape=operands[0].shape, main=target)
 
     def max_pooled(self, tensor: Tensor, layer: Layer, window: tuple[int, int], stride: tuple[int, int],
                    size: tuple[int, int]) -> Tensor:

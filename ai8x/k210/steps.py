@@ -205,6 +205,25 @@ class MaxPoolStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AddStep:
+    """QUANTIZED_ADD of two tensors in main memory, limited as activations are.
+
+    Args:
+        name, layer: as in `ConvStep`.
+        first, second: the operands; may be the same.
+        target: their sum, or their difference.
+        subtract: the second operand is taken off.
+    """
+
+    name: str
+    layer: int
+    first: MainBuffer
+    second: MainBuffer
+    target: MainBuffer
+    subtract: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class UploadStep:
     """K210_UPLOAD of a dense map, or K210_ADD_PADDING of single values into cell (0, 0) of 4x4 maps.
 
@@ -222,7 +241,7 @@ class UploadStep:
     single: bool = False
 
 
-Step = ConvStep | CpuStep | GatherStep | MaxPoolStep | UploadStep
+Step = ConvStep | CpuStep | GatherStep | MaxPoolStep | AddStep | UploadStep
 
 
 def maps_read(step: Step) -> tuple[KpuMap, ...]:
@@ -241,6 +260,8 @@ def buffers_read(step: Step) -> tuple[MainBuffer, ...]:
         return ()
     if isinstance(step, GatherStep):
         return tuple(dict.fromkeys(place.buffer for place in step.ranges))
+    if isinstance(step, AddStep):
+        return tuple(dict.fromkeys((step.first, step.second)))
     return (step.source,)
 
 

@@ -26,10 +26,10 @@ def check_shared_input(subject: Subject) -> Iterator[Found]:
         first = first_reader(subject)
         if first.placement.data_format is DataFormat.CHW:
             yield Finding(
-                code="E0423",
+                code="E0445",
                 key="in_sequences",
-                message=f"the network input lies by channel (CHW), as layer {first.index} '{first.name}' reads it; only "
-                "one layer can read it in this form",
+                message=f"the network input lies by channel (CHW), as layer {first.index} '{first.name}' reads it; "
+                "only one layer can read it in this form",
                 found=f"data_format: CHW in layer {first.index}, read again by layer {layer.index}",
                 allowed="data_format: HWC for an input with several readers",
                 help=f"write data_format: HWC in layer {first.index}, with one processor per channel",
@@ -38,7 +38,7 @@ def check_shared_input(subject: Subject) -> Iterator[Found]:
         else:
             loaded, wanted = list(first.layer.in_crop), list(layer.layer.in_crop)
             yield Finding(
-                code="E0424",
+                code="E0446",
                 key="in_crop",
                 message=f"the network input is loaded without the rows that layer {first.index} '{first.name}' crops, "
                 "and this layer needs some of them",

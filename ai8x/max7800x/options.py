@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ai8x.errors import Diagnostic, Diagnostics, user_error
+from ai8x.errors import Diagnostic, Diagnostics, UserError, user_error
 from ai8x.max7800x.program import OutputRegion
 
 MAX_TIMER = 5
@@ -246,6 +246,20 @@ def check_options(options: ProjectOptions) -> None:
     for finding in (*clock_findings(options.lower), *code_findings(options.code), *_contradictions(options)):
         diagnostics.add(finding)
     diagnostics.raise_if_errors()
+
+
+def mlator_refusal() -> UserError:
+    """Why ``--mlator``, unloading through the accelerator's read port, is not available: E0399.
+
+    The port's address, its lane selector and the order of its pixels are known. How the increment is encoded and how
+    many reads prime the port are not, and no chip has confirmed any of it: a simulator of a guess would only confirm
+    the guess.
+
+    Source: spec/max78000-cnn.md sections 5.5 and 11.
+    """
+    return user_error("E0399", "--mlator is not available: the read port's increment and its priming reads are not known",
+                      found="--mlator", allowed="the plain unload, which copies the outputs word by word",
+                      help="leave --mlator out; the unloaded values are the same")
 
 
 def parse_boost(text: str) -> BoostPin:

@@ -19,11 +19,12 @@ from ai8x.max7800x.constraints import check_network
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.placement import DataFormat, PlacementOptions, place_network
 from ai8x.max7800x.planner_draft import CopyKind, Draft, PlanMode, as_convolutions, insert_copies
+from ai8x.max7800x.planner_evaluator import Evaluator, Found
 from ai8x.max7800x.planner_failure import Failure, does_not_fit, without_parameters
 from ai8x.max7800x.planner_layout import resolve_layouts
 from ai8x.max7800x.planner_problem import Problem, build_problem, check_given
 from ai8x.max7800x.planner_result import PLANNER_NOTICES, PlanDefectError, PlannedNetwork, PlanSummary, finish_plan
-from ai8x.max7800x.planner_search import SEARCH_BUDGET, Evaluator, Found, search
+from ai8x.max7800x.planner_search import SEARCH_BUDGET, search
 from ai8x.network.ir import NETWORK_INPUT, Network, Op
 from ai8x.network.yaml_file import PlacementHint
 

@@ -17,9 +17,9 @@ from ai8x.max7800x.biases import bias_entries
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.kernels import mask_word_count
 from ai8x.max7800x.placement import LANES, PROCESSORS, WORD_BYTES
+from ai8x.max7800x.planner_evaluator import Evaluator, Found
 from ai8x.max7800x.planner_layout import tensor_of
 from ai8x.max7800x.planner_problem import Problem, with_maps
-from ai8x.max7800x.planner_search import Evaluator, Found
 from ai8x.network.ir import NETWORK_INPUT, Layer, Network, Op, TensorShape
 
 NUM_SHOWN = 3

@@ -53,6 +53,9 @@ Maps = tuple[int, ...]
 Choice = tuple[tuple[int, int], ...]
 """(tensor, map) of every member of a group."""
 
+Choices = tuple[tuple[Choice, ...], ...]
+"""By group, what it can have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Problem:
@@ -73,7 +76,7 @@ class Problem:
     device: Max7800x
     layers: tuple[HardwareLayer, ...]
     settings: tuple[StreamSettings | None, ...]
-    choices: tuple[tuple[Choice, ...], ...]
+    choices: Choices
     fixed_bases: tuple[int | None, ...]
 
     @property
@@ -325,7 +328,7 @@ def _contradiction(draft: Draft, reader: int, tensor: int, wanted: int, found: i
     ))
 
 
-def _choices(draft: Draft, layouts: Layouts, fixed: Mapping[int, int]) -> tuple[tuple[Choice, ...], ...]:
+def _choices(draft: Draft, layouts: Layouts, fixed: Mapping[int, int]) -> Choices:
     """Candidate maps by group of tensors, from the lowest processor up."""
     members: dict[int, list[int]] = {}
     for tensor, place in enumerate(layouts.columns):

@@ -26,15 +26,15 @@ from ai8x.max7800x.placement import (
     quadrants_of,
 )
 from ai8x.max7800x.planner_draft import CopyKind, Draft
+from ai8x.max7800x.planner_evaluator import Evaluator, Found
 from ai8x.max7800x.planner_layout import tensor_of
 from ai8x.max7800x.planner_memory import Blocks, memory_bound, overlapping_regions
 from ai8x.max7800x.planner_problem import Problem, read_start
-from ai8x.max7800x.planner_search import Evaluator, Found
 from ai8x.network.ir import NETWORK_INPUT, Network
 from ai8x.network.reference import Trace, run_network
 from ai8x.network.yaml_file import PlacementHint
 
-PLANNER_NOTICES = ("W0465", "W0466", "W0467", "W0468")
+PLANNER_NOTICES = ("W0465", "W0466", "W0467", "W0470")
 """Codes of what the planner itself reports."""
 
 
@@ -259,7 +259,7 @@ def _replacements(problem: Problem, found: Found) -> Iterator[Diagnostic]:
         first = problem.network.layers[layers[0]]
         names = ", ".join(problem.network.layers[index].name for index in layers)
         yield Diagnostic(
-            code="W0468", level="notice", source=first.source, layer=first.name,
+            code="W0470", level="notice", source=first.source, layer=first.name,
             layer_index=problem.draft.file_index[first.index],
             message="the data does not fit beside itself: layers write over words that they have already read",
             found=names, help="leave it: every word is checked to be read before it is written over; a smaller input "

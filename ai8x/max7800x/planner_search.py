@@ -1,345 +1,22 @@
 """The search for processors: every group of tensors gets one of its candidate maps.
 
-Owns the objective (it fits; fewest cycles; least memory; fewest powered quadrants) and a greedy start with local
-improvement, both deterministic. Weight memory, cycles and bias entries come from the same functions that the back end
-uses. Start at `search` and `Score`.
+Owns a greedy start with local improvement, restarts where that does not fit, and repetitions with faster maps only;
+everything is deterministic. Start at `search`.
 
-Source: spec/max78000-cnn.md sections 3.4, 3.7, 6.2 and 8.1.
+Source: spec/max78000-cnn.md sections 3.4, 6.2 and 8.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ai8x.max7800x.biases import bias_entries
-from ai8x.max7800x.cycles import START_CYCLES, layer_cycles, work_from_layer
-from ai8x.max7800x.geometry import HardwareLayer
-from ai8x.max7800x.kernels import LayerKernels, mask_count, mask_word_count
-from ai8x.max7800x.placement import (
-    LANES,
-    PROCESSORS,
-    QUADRANT_PROCESSORS,
-    highest_bit,
-    instances_of,
-    lowest_bit,
-    quadrant_map,
-    quadrants_of,
-    set_bits,
-)
-from ai8x.max7800x.planner_layout import tensor_of
-from ai8x.max7800x.planner_memory import BlockPlan, Blocks, Region, given_collisions, plan_blocks
-from ai8x.max7800x.planner_problem import (
-    Maps,
-    Problem,
-    extent_of,
-    input_region,
-    output_life,
-    read_start,
-    reader_map,
-    replacement,
-    with_maps,
-)
+from ai8x.max7800x.planner_evaluator import Evaluator, Found, Score
+from ai8x.max7800x.planner_problem import Choices, Maps, Problem
 
 SEARCH_BUDGET = 4_000
 """Plans that are weighed at most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Score:
-    """How good a plan is; less is better, the first difference decides.
-
-    Args:
-        impossible: pass layers whose maps the hardware cannot connect, and a missing quadrant 0.
-        overflow: words and entries beyond the memories, all together.
-        cycles: of one inference.
-        memory: share of the fullest weight memory plus share of the fullest data memory, in words times words.
-        quadrants: powered.
-        reach: highest processors of all tensors, added up; breaks ties, and leads to fewer quadrants step by step.
-        imbalance: squares of the words in all weight memories, added up; leads to less memory step by step.
-    """
-
-    impossible: int
-    overflow: int
-    cycles: int
-    memory: int
-    quadrants: int
-    reach: int
-    imbalance: int = field(compare=False)
-
-    @property
-    def balanced(self) -> tuple[int, ...]:
-        """For the first part of the search, which cares for memory only."""
-        return self.impossible, self.overflow, self.cycles, self.memory, self.imbalance
-
-    @property
-    def complete(self) -> tuple[int, ...]:
-        """For the second part; the order of scores."""
-        return self.impossible, self.overflow, self.cycles, self.memory, self.quadrants, self.reach
-
-    @property
-    def fits(self) -> bool:
-        """Whether the chip can run it."""
-        return not self.impossible and not self.overflow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A plan and its properties.
-
-    Args:
-        score: how good it is.
-        maps: by tensor.
-        blocks: offsets.
-        mask_words: by processor, words of weights.
-        data_words: highest data memory word in use plus one.
-        weight_overflow: words of weights that have no place.
-        data_overflow: words of data beyond the memory, or on other data where offsets are given.
-        bias_overflow: entries beyond the bias memories.
-    """
-
-    score: Score
-    maps: Maps
-    blocks: BlockPlan
-    mask_words: tuple[int, ...]
-    data_words: int
-    weight_overflow: int
-    data_overflow: int
-    bias_overflow: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _LayerCost:
-    """What one layer costs on given processors."""
-
-    active: tuple[int, ...]
-    everywhere: bool
-    words: int
-    bias: int
-    hardware: HardwareLayer
-
-
-class Evaluator:
-    """Weighs maps; remembers what does not change from plan to plan."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self._costs: dict[tuple[int, int, int], _LayerCost] = {}
-        self._cycles: dict[tuple[int, int, int, int], int] = {}
-        self._instances: dict[int, int] = {}
-        self._spans: dict[int, int] = {}
-        self._weight_groups = _weight_groups(problem.layers, deduplicate=problem.draft.deduplicate)
-        self._extents = tuple(extent_of(problem, layer) for layer in problem.layers)
-        self._lives = tuple(output_life(problem, layer) for layer in problem.layers)
-        self._replacements = tuple(replacement(problem, layer) for layer in problem.layers)
-        self._read_ends = tuple(
-            read_start(problem, layer) + layer.in_pixels * layer.passes * layer.operands for layer in problem.layers
-        )
-
-    def weigh(self, maps: Maps, best: Score | None = None, *, thorough: bool = False) -> Found | None:
-        """The plan with these maps, or None where it cannot be better than `best`."""
-        problem, geometry = self.problem, self.problem.device.geometry
-        readers = self.reader_maps(maps)
-        costs = [self._cost(layer, readers[layer.index], maps[tensor_of(layer.index)]) for layer in problem.layers]
-        impossible = self._impossible(readers, maps)
-        starts, mask_words, weight_overflow = self._place_weights(costs, readers, maps)
-        cycles = START_CYCLES + sum(
-            self._layer_cycles(cost, start) for cost, start in zip(costs, starts, strict=True)
-        )
-        bias_overflow = self._bias_overflow(costs, readers, maps)
-        overflow = weight_overflow + bias_overflow
-        if best is not None and (impossible, overflow, cycles) > (best.impossible, best.overflow, best.cycles):
-            return None
-        planned = Blocks(regions=tuple(self.regions(maps)), fixed=problem.fixed_bases)
-        blocks = plan_blocks(planned, thorough=thorough)
-        data_overflow = max(0, blocks.peak - geometry.data_words) + given_collisions(planned, blocks.bases)
-        score = Score(
-            impossible=impossible,
-            overflow=overflow + data_overflow,
-            cycles=cycles,
-            memory=max(mask_words) * geometry.data_words + blocks.peak * geometry.mask_words,
-            quadrants=len(quadrants_of(_union(readers) | _union(maps[1:]))),
-            reach=sum(found.bit_length() for found in maps),
-            imbalance=sum(words * words for words in mask_words),
-        )
-        return Found(score=score, maps=maps, blocks=blocks, mask_words=tuple(mask_words), data_words=blocks.peak,
-                     weight_overflow=weight_overflow, data_overflow=data_overflow, bias_overflow=bias_overflow)
-
-    def reader_maps(self, maps: Maps) -> tuple[int, ...]:
-        """Input processors of every layer."""
-        frames = self.problem.layouts.frames
-        return tuple(
-            reader_map(frames[layer.index], layer.inputs, maps) or 0 for layer in self.problem.network.layers
-        )
-
-    def regions(self, maps: Maps) -> Iterator[Region]:
-        """The words that every tensor occupies."""
-        problem = self.problem
-        readers = self.reader_maps(maps)
-        yield input_region(problem, self._instance_map(maps[0]))
-        for layer in problem.layers:
-            place = problem.layouts.words[tensor_of(layer.index)]
-            start, end = self._extents[layer.index]
-            first_use, last_use = self._lives[layer.index]
-            instances = self._written_instances(layer, maps[tensor_of(layer.index)])
-            yield Region(block=place.group, start=place.offset + start, end=place.offset + end, instances=instances,
-                         first_use=first_use, last_use=last_use, behind=self._replacements[layer.index])
-            if not layer.streaming and layer.surplus_pixels:
-                # A dilated Conv1d reads whole rows, beyond its true input: those words must exist and stay its own.
-                group = problem.layouts.read_words[layer.index].group
-                own = self._instance_map(readers[layer.index])
-                yield Region(block=group, start=0, end=self._read_ends[layer.index], instances=own,
-                             first_use=layer.index, last_use=layer.index)
-
-    def _instance_map(self, processors: int) -> int:
-        """The data memories of a map, as bits."""
-        if processors not in self._instances:
-            self._instances[processors] = _instance_bits(instances_of(processors))
-        return self._instances[processors]
-
-    def _written_instances(self, layer: HardwareLayer, processors: int) -> int:
-        """A convolution writes from its first memory to its last, a pass layer those of its map."""
-        if not layer.is_conv:
-            return self._instance_map(processors)
-        if processors not in self._spans:
-            first, last = lowest_bit(processors) // LANES, highest_bit(processors) // LANES
-            self._spans[processors] = _instance_bits(range(first, last + 1))
-        return self._spans[processors]
-
-    def _cost(self, layer: HardwareLayer, processors: int, output_processors: int) -> _LayerCost:
-        key = layer.index, processors, output_processors
-        if key not in self._costs:
-            placed = with_maps(layer, processors, output_processors)
-            entries = bias_entries(placed)
-            self._costs[key] = _LayerCost(
-                active=set_bits(placed.active_processors),
-                everywhere=processors.bit_count() == PROCESSORS,
-                words=mask_word_count(placed) if placed.is_conv else 0,
-                bias=0 if entries is None else len(entries),
-                hardware=placed,
-            )
-        return self._costs[key]
-
-    def _layer_cycles(self, cost: _LayerCost, start: int) -> int:
-        hardware = cost.hardware
-        own = start if hardware.combines_first else 0
-        key = hardware.index, hardware.processors, hardware.output_processors, own
-        if key not in self._cycles:
-            kernels = LayerKernels(index=hardware.index, start_word=own, num_masks=mask_count(hardware),
-                                   num_words=cost.words)
-            self._cycles[key] = layer_cycles(work_from_layer(hardware, kernels))
-        return self._cycles[key]
-
-    def weights_may_fit(self, maps: Maps) -> bool:
-        """Whether all weights together are smaller than the weight memories; equal weights count once."""
-        readers, step = self.reader_maps(maps), self.problem.device.limits.mask_alignment_words
-        sizes: dict[int, int] = {}
-        for layer in self.problem.layers:
-            cost = self._cost(layer, readers[layer.index], maps[tensor_of(layer.index)])
-            sizes[self._weight_groups[layer.index]] = -(-cost.words // step) * step * len(cost.active)
-        return sum(sizes.values()) <= self.problem.device.geometry.mask_words * PROCESSORS
-
-    def data_may_fit(self, maps: Maps) -> bool:
-        """Whether at every step the live tensors together are smaller than the data memories, and each than one."""
-        words = self.problem.device.geometry.data_words
-        capacity = words * self.problem.device.geometry.num_instances
-        regions = tuple(self.regions(maps))
-        if any(region.end - region.start > words for region in regions):
-            return False
-        for step in range(len(self.problem.layers)):
-            live = [region for region in regions if region.first_use <= step <= region.last_use]
-            sizes: dict[int, int] = {}
-            for region in live:
-                free = 0
-                for other in live:
-                    free |= other.instances if region.may_replace(other) else 0
-                size = (region.end - region.start) * (region.instances & ~free).bit_count()
-                sizes[region.block] = max(sizes.get(region.block, 0), size)
-            if sum(sizes.values()) > capacity:
-                return False
-        return True
-
-    def broken_passes(self, maps: Maps) -> tuple[int, ...]:
-        """Pass layers that cannot write from their input's processors to their output's."""
-        readers = self.reader_maps(maps)
-        return tuple(
-            layer.index
-            for layer in self.problem.layers
-            if not layer.is_conv and not pass_connects(readers[layer.index], maps[tensor_of(layer.index)])
-        )
-
-    def _impossible(self, readers: Sequence[int], maps: Maps) -> int:
-        count = sum(
-            not pass_connects(readers[layer.index], maps[tensor_of(layer.index)])
-            for layer in self.problem.layers
-            if not layer.is_conv
-        )
-        used = _union(readers) | maps[-1]
-        return count + (not used & ((1 << QUADRANT_PROCESSORS) - 1) and not self.problem.draft.mode.quad)
-
-    def _place_weights(
-        self, costs: Sequence[_LayerCost], readers: Sequence[int], maps: Maps
-    ) -> tuple[list[int], list[int], int]:
-        """First fit as `kernels.allocate_kernels` does it: (first word by layer, words by processor, overflow)."""
-        device = self.problem.device
-        step = device.limits.mask_alignment_words
-        blocks = device.geometry.mask_words // step
-        taken, used = [0] * PROCESSORS, [0] * PROCESSORS
-        starts, overflow = [0] * len(costs), 0
-        shared: dict[tuple[int, int, int], int] = {}
-        for cost in sorted(costs, key=lambda cost: not cost.everywhere):
-            if not cost.words:
-                continue
-            index = cost.hardware.index
-            lanes = maps[tensor_of(index)] >> LANES * cost.hardware.first_instance
-            key = self._weight_groups[index], readers[index], lanes
-            if key in shared:
-                starts[index] = shared[key]
-                continue
-            busy = 0
-            for processor in cost.active:
-                busy |= taken[processor]
-            size = -(-cost.words // step)
-            start = _first_run(busy, size, blocks)
-            if start < 0:
-                overflow += cost.words
-                continue
-            starts[index] = shared[key] = start * step
-            for processor in cost.active:
-                taken[processor] |= ((1 << size) - 1) << start
-                used[processor] += cost.words
-        return starts, used, overflow
-
-    def _bias_overflow(self, costs: Sequence[_LayerCost], readers: Sequence[int], maps: Maps) -> int:
-        """Entries beyond the bias memories, when spread as `biases.allocate_biases` does it."""
-        entries = [cost for cost in costs if cost.bias]
-        if not entries:
-            return 0
-        quadrants = quadrants_of(_union(readers) | maps[-1])
-        used = dict.fromkeys(range(self.problem.device.num_quadrants), 0)
-        hints = self.problem.draft.hints
-        for cost in sorted(entries, key=lambda cost: (not cost.hardware.flatten, -cost.bias)):
-            allowed = hints[cost.hardware.index].bias_group or quadrants
-            used[min(allowed, key=lambda quadrant: used[quadrant])] += cost.bias
-        capacity = self.problem.device.geometry.bias_entries
-        return sum(max(0, count - capacity) for count in used.values())
-
-
-def pass_connects(processors: int, output_processors: int) -> bool:
-    """Whether a pass layer can write from one map to the other: within each quadrant, packed, from a multiple of 4.
-
-    Source:
-        spec/max78000-cnn.md sections 5.3 and 6.2.
-    """
-    for quadrant in range(PROCESSORS // QUADRANT_PROCESSORS):
-        need = quadrant_map(processors, quadrant).bit_count()
-        have = quadrant_map(output_processors, quadrant)
-        start = lowest_bit(have)
-        if have.bit_count() != need or (need and (start % LANES or have >> start != (1 << need) - 1)):
-            return False
-    return True
 
 
 def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
@@ -347,7 +24,8 @@ def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
 
     Groups change one at a time for as long as something improves: first memory alone counts, so that layers spread,
     then the complete score draws them together again where that costs nothing. Where the result does not fit although
-    the memories are large enough in all, other starts are tried.
+    the memories are large enough in all, other starts are tried; where it fits but a pass layer could be faster on
+    other processors, the search is repeated with those only.
 
     Args:
         problem: what can be chosen.
@@ -355,26 +33,42 @@ def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
     """
     evaluator = Evaluator(problem)
     left = [budget]
-    best = _descend(evaluator, [0] * len(problem.choices), left)
+    best = _descend(evaluator, problem.choices, left)
     is_hopeful = evaluator.weights_may_fit(best.maps) and evaluator.data_may_fit(best.maps)
     is_hopeful = is_hopeful and any(len(choices) > 1 for choices in problem.choices)
     if best.score.overflow and not best.score.impossible and is_hopeful:
         generator = np.random.default_rng(0)
         while not best.score.fits and left[0] > 0:
             start = [int(generator.integers(len(choices))) for choices in problem.choices]
-            best = min(best, _descend(evaluator, start, left), key=lambda found: found.score)
+            best = min(best, _descend(evaluator, problem.choices, left, start), key=lambda found: found.score)
+    if best.score.fits:
+        best = _faster(evaluator, best, left)
     final = evaluator.weigh(best.maps, thorough=True)
     return final if final is not None and final.score <= best.score else best
 
 
-def _descend(evaluator: Evaluator, picked: list[int], left: list[int]) -> Found:
+def _faster(evaluator: Evaluator, best: Found, left: list[int]) -> Found:
+    """A plan in which pass layers run on fewer of each quadrant's memories, those that gain most first."""
+    choices = evaluator.problem.choices
+    for layer, _ in sorted(evaluator.slow_passes(best.maps), key=lambda slow: (-slow[1], slow[0])):
+        if left[0] <= 0:
+            break
+        fewer = evaluator.fastest_choices(choices, layer)
+        found = _descend(evaluator, fewer, left)
+        if found.score.fits and found.score < best.score:
+            best, choices = found, fewer
+    return best
+
+
+def _descend(evaluator: Evaluator, choices: Choices, left: list[int], start: Sequence[int] = ()) -> Found:
     """Both parts of the search from one start; `left` counts what may still be weighed."""
     left[0] -= 1
-    best = evaluator.weigh(_maps_of(evaluator.problem, picked))
+    picked = list(start) or [0] * len(choices)
+    best = evaluator.weigh(_maps_of(evaluator.problem, choices, picked))
     if best is None:
         raise ValueError("a plan that is weighed alone is never cut off")
     for key in (_balanced, _complete):
-        best, picked = _improve(evaluator, best, picked, key, left)
+        best, picked = _improve(evaluator, choices, (best, picked), key, left)
     return best
 
 
@@ -387,62 +81,29 @@ def _complete(score: Score) -> tuple[int, ...]:
 
 
 def _improve(
-    evaluator: Evaluator, best: Found, picked: list[int], key: Callable[[Score], tuple[int, ...]], left: list[int]
+    evaluator: Evaluator, choices: Choices, end: tuple[Found, list[int]], key: Callable[[Score], tuple[int, ...]],
+    left: list[int],
 ) -> tuple[Found, list[int]]:
     """Change one group after the other until nothing improves."""
-    problem = evaluator.problem
+    best, picked = end
     changed = True
     while changed and left[0] > 0:
         changed = False
-        for group, choices in enumerate(problem.choices):
-            for candidate in range(len(choices)):
+        for group, own in enumerate(choices):
+            for candidate in range(len(own)):
                 if candidate == picked[group]:
                     continue
                 left[0] -= 1
                 trial = [*picked[:group], candidate, *picked[group + 1 :]]
-                found = evaluator.weigh(_maps_of(problem, trial), best.score)
+                found = evaluator.weigh(_maps_of(evaluator.problem, choices, trial), best.score)
                 if found is not None and key(found.score) < key(best.score):
                     best, picked, changed = found, trial, True
     return best, picked
 
 
-def _maps_of(problem: Problem, picked: Sequence[int]) -> Maps:
+def _maps_of(problem: Problem, choices: Choices, picked: Sequence[int]) -> Maps:
     maps = [0] * (len(problem.network.layers) + 1)
-    for group, number in zip(problem.choices, picked, strict=True):
+    for group, number in zip(choices, picked, strict=True):
         for tensor, found in group[number]:
             maps[tensor] = found
     return tuple(maps)
-
-
-def _union(maps: Sequence[int]) -> int:
-    union = 0
-    for found in maps:
-        union |= found
-    return union
-
-
-def _instance_bits(instances: Sequence[int]) -> int:
-    return sum(1 << instance for instance in instances)
-
-
-def _first_run(busy: int, size: int, blocks: int) -> int:
-    """Lowest bit from which `size` bits are free, or -1."""
-    free = ~busy & ((1 << blocks) - 1)
-    remaining = size
-    while remaining > 1:
-        half = remaining // 2
-        free &= free >> half
-        remaining -= half
-    return lowest_bit(free) if free else -1
-
-
-def _weight_groups(layers: Sequence[HardwareLayer], *, deduplicate: bool) -> tuple[int, ...]:
-    """Number of the first layer with the same weights; layers without weights are alone."""
-    first: dict[object, int] = {}
-    groups = []
-    for layer in layers:
-        key: object = layer.index
-        if layer.weights is not None and deduplicate:
-            key = (layer.weight_bits, layer.flatten_pixels, layer.weights.shape, layer.weights.tobytes())
-        groups.append(first.setdefault(key, layer.index))
-    return tuple(groups)

@@ -1,7 +1,8 @@
 """What the values of a network file may look like: our own rules for numbers, truth values and maps of processors.
 
 Every reader takes a node and returns a value, or raises `BadValue`, which the caller turns into a diagnostic with
-place and layer. Knows nothing of the keys themselves. Start at `BadValue` and `read_integer`.
+place and layer. It also carries the same rule as JSON Schema, for editors. Knows nothing of the keys themselves. Start
+at `ValueReader`, `BadValue` and `read_integer`.
 
 Rules: integers are decimal or ``0x``; truth values are true and false in any case; maps of processors may contain
 dots and underscores for reading. YAML 1.1's surprises (010 = 8, no = false, 1:30 = 90) are refused.
@@ -14,7 +15,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from ai8x.network.ir import NETWORK_INPUT
 from ai8x.network.yaml_nodes import ListNode, Node, ScalarNode
@@ -27,6 +29,7 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,19})|[-+]?0[xX][0-9a-fA-F]{1,16}")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 _MAP = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_KERNEL = re.compile(r"([1-9][0-9]{0,3})[xX]([1-9][0-9]{0,3})")
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 C_KEYWORDS = frozenset((
     "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float",
@@ -38,8 +41,33 @@ C_KEYWORDS = frozenset((
 RESERVED_NAMES = frozenset({"stop", "input"})
 """Words that stand for something else than a layer."""
 
-Value = TypeVar("Value")
-Reader = Callable[[Node], Any]
+Value = TypeVar("Value", covariant=True)
+Schema = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueReader(Generic[Value]):
+    """Reads a value and says in JSON Schema what it accepts.
+
+    Args:
+        read: returns the value of a node, or raises `BadValue`.
+        schema: accepts at least what `read` accepts, and as little else as a schema can say. An editor sees plain
+            ``0x10`` as a number, ``0x00.10`` and ``3x3`` as texts.
+    """
+
+    read: Callable[[Node], Value]
+    schema: Schema
+
+    def __call__(self, node: Node) -> Value:
+        """The value of a node.
+
+        Raises:
+            BadValue: the key does not allow it.
+        """
+        return self.read(node)
+
+
+Reader = ValueReader[Any]
 Extent = tuple[int, ...]
 """One number for all spatial dimensions or for the rows of 1-D data, or two: rows, columns."""
 
@@ -82,14 +110,30 @@ def read_integer(node: Node, minimum: int = 0, maximum: int = MAX_INTEGER) -> in
     return value
 
 
-def integer(minimum: int = 0, maximum: int = MAX_INTEGER) -> Reader:
+def reads(**schema: Any) -> Callable[[Callable[[Node], Value]], ValueReader[Value]]:
+    """Turns a function into a reader with this schema."""
+    return lambda function: ValueReader(function, schema)
+
+
+def integer(minimum: int = 0, maximum: int = MAX_INTEGER) -> ValueReader[int]:
     """A reader of integers from ``minimum`` to ``maximum``."""
-    return lambda node: read_integer(node, minimum, maximum)
+    return ValueReader(lambda node: read_integer(node, minimum, maximum), _integers(minimum, maximum))
 
 
-def one_of(*values: int) -> Reader:
+def _integers(minimum: int, maximum: int) -> Schema:
+    return {"type": "integer", "minimum": minimum, "maximum": maximum}
+
+
+def _any_case(*words: str) -> str:
+    """A pattern for words in any case; schemas have no flag for it."""
+    spelt = ("".join(f"[{c.upper()}{c.lower()}]" if c.isalpha() else re.escape(c) for c in word) for word in words)
+    return "|".join(spelt)
+
+
+def one_of(*values: int) -> ValueReader[int]:
     """A reader of an integer out of a few."""
 
+    @reads(enum=list(values))
     def read(node: Node) -> int:
         value = read_integer(node)
         if value not in values:
@@ -99,6 +143,7 @@ def one_of(*values: int) -> Reader:
     return read
 
 
+@reads(type="boolean")
 def read_boolean(node: Node) -> bool:
     """Truth values in any case; YAML 1.1's other spellings get a hint."""
     text = node.text.lower() if isinstance(node, ScalarNode) and node.plain else ""
@@ -110,6 +155,7 @@ def read_boolean(node: Node) -> bool:
                    code="E0208" if replacement != "true or false" else "E0204", node=node)
 
 
+@reads(type=["string", "number", "boolean"])
 def read_text(node: Node) -> str:
     """A scalar as typed, quoted or not; not empty."""
     if not isinstance(node, ScalarNode):
@@ -119,6 +165,7 @@ def read_text(node: Node) -> str:
     return node.text
 
 
+@reads(type=["string", "number", "boolean"], pattern=f"^{_LABEL.pattern}$")
 def read_label(node: Node) -> str:
     """A word that may become part of file names and of generated C: letters, digits and ``_ . + -``."""
     text = read_text(node)
@@ -128,6 +175,8 @@ def read_label(node: Node) -> str:
     return text
 
 
+@reads(type="string", pattern=f"^(?!({_any_case(*sorted(RESERVED_NAMES))}|{'|'.join(sorted(C_KEYWORDS))})$)"
+                               f"{_NAME.pattern}$")
 def read_name(node: Node) -> str:
     """The name of a layer or buffer: like a C identifier, dots and hyphens allowed."""
     text = read_text(node)
@@ -140,9 +189,10 @@ def read_name(node: Node) -> str:
     return text
 
 
-def word(choices: Mapping[str, Value]) -> Callable[[Node], Value]:
+def word(choices: Mapping[str, Value]) -> ValueReader[Value]:
     """A reader of one of several words, in any case."""
 
+    @reads(anyOf=[{"enum": list(choices)}, {"type": "string", "pattern": f"^({_any_case(*choices)})$"}])
     def read(node: Node) -> Value:
         text = read_text(node)
         if text.lower() not in choices:
@@ -154,9 +204,11 @@ def word(choices: Mapping[str, Value]) -> Callable[[Node], Value]:
     return read
 
 
-def extent(minimum: int, maximum: int = MAX_INTEGER) -> Callable[[Node], Extent]:
+def extent(minimum: int, maximum: int = MAX_INTEGER) -> ValueReader[Extent]:
     """A reader of one integer or of a list [rows, columns]."""
+    one = _integers(minimum, maximum)
 
+    @reads(anyOf=[one, {"type": "array", "items": one, "minItems": 1, "maxItems": 2}])
     def read(node: Node) -> Extent:
         if not isinstance(node, ListNode):
             return (read_integer(node, minimum, maximum),)
@@ -167,15 +219,17 @@ def extent(minimum: int, maximum: int = MAX_INTEGER) -> Callable[[Node], Extent]
     return read
 
 
+@reads(anyOf=[{"enum": ["1x1", "3x3"]}, {"type": "string", "pattern": f"^{_KERNEL.pattern}$"}, *extent(1).schema["anyOf"]])
 def read_kernel(node: Node) -> Extent:
     """A kernel: ``3x3``, or an integer, or [rows, columns]."""
-    if isinstance(node, ScalarNode) and (match := re.fullmatch(r"([1-9][0-9]{0,3})[xX]([1-9][0-9]{0,3})", node.text)):
+    if isinstance(node, ScalarNode) and (match := _KERNEL.fullmatch(node.text)):
         return int(match[1]), int(match[2])
     if isinstance(node, ScalarNode) and not _INTEGER.fullmatch(node.text):
         raise BadValue("is not a kernel size", allowed="3x3 and the like, or an integer", help="write 3x3", node=node)
     return extent(1)(node)
 
 
+@reads(type="array", items=_integers(0, MAX_INTEGER), minItems=2, maxItems=2)
 def read_pair(node: Node) -> tuple[int, int]:
     """A list of exactly two integers."""
     if not isinstance(node, ListNode) or len(node.items) != 2:
@@ -183,6 +237,8 @@ def read_pair(node: Node) -> tuple[int, int]:
     return read_integer(node.items[0]), read_integer(node.items[1])
 
 
+@reads(anyOf=[_integers(1, (1 << NUM_PROCESSORS) - 1),
+              {"type": "string", "pattern": "^(0[._]*[xX][0-9a-fA-F._]+|[0-9._]+)$"}])
 def read_processors(node: Node) -> int:
     """A map of processors: decimal or ``0x``, dots and underscores ignored, at least one bit of 64."""
     allowed = f"a map of 1 to {NUM_PROCESSORS} bits such as 0x000000000000000f"
@@ -195,6 +251,7 @@ def read_processors(node: Node) -> int:
     return value
 
 
+@reads(anyOf=[_integers(NETWORK_INPUT, MAX_INTEGER), {"type": "string", "pattern": f"^{_NAME.pattern}$"}])
 def read_reference(node: Node) -> int | str:
     """A layer by sequence number or name; ``-1`` and ``input`` stand for the network's input, ``stop`` for the end."""
     if isinstance(node, ScalarNode) and not _INTEGER.fullmatch(node.text):
@@ -207,9 +264,10 @@ def read_reference(node: Node) -> int | str:
     return read_integer(node, NETWORK_INPUT)
 
 
-def list_of(reader: Callable[[Node], Value]) -> Callable[[Node], tuple[Value, ...]]:
+def list_of(reader: ValueReader[Value]) -> ValueReader[tuple[Value, ...]]:
     """A reader of one value or of a non-empty list of them."""
 
+    @reads(anyOf=[reader.schema, {"type": "array", "items": reader.schema, "minItems": 1}])
     def read(node: Node) -> tuple[Value, ...]:
         if not isinstance(node, ListNode):
             return (reader(node),)
@@ -223,6 +281,8 @@ def list_of(reader: Callable[[Node], Value]) -> Callable[[Node], tuple[Value, ..
 def unavailable(reason: str, *neutral: str) -> Reader:
     """A reader of a key that is recognised but not available; only its neutral values are accepted."""
 
+    @reads(enum=[{"true": True, "false": False}.get(text, text) for text in neutral]
+           + [int(text) for text in neutral if text.isdigit()])
     def read(node: Node) -> None:
         if isinstance(node, ScalarNode) and node.text.lower() in neutral:
             return

@@ -94,9 +94,11 @@ def _shared_ranges(trace: ModelTrace) -> _Groups:
     """Which tensors share a range: those that one layer reads together, and the two sides of a layer without shift."""
     groups = _Groups()
     final = {call.name for call in trace.final_calls()}
+    read_before: dict[str, list[str]] = {}
     for call in trace.calls:
         sources = _source_names(trace, call)
-        groups.join(sources)
+        # A layer that runs several times has one bias and one output shift, so its inputs share a range, too.
+        groups.join([*read_before.setdefault(call.name, sources[:1]), *sources])
         if _keeps_range(call.layer):
             groups.join([sources[0], call.name])
         if isinstance(call.layer, (BitwiseOr, BitwiseXor)):

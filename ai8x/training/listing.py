@@ -15,7 +15,8 @@ from torch import nn
 
 from ai8x.checkpoint import read_checkpoint
 from ai8x.errors import UserError, user_error
-from ai8x.files import atomic_write
+from ai8x.files import atomic_write, write_text
+from ai8x.nn.describe import describe_model
 from ai8x.nn.export_float import export_float_onnx
 from ai8x.nn.fold import fold_batchnorm
 from ai8x.nn.loading import load_state
@@ -79,18 +80,42 @@ def summarise(request: SummaryRequest) -> list[str]:
         raise user_error("E0639", "pictures of a model are not drawn here", found=f"--summary {request.kind}",
                          allowed=", ".join((*SUMMARIES, "onnx")),
                          help="write --summary onnx, and open the file with a viewer such as Netron")
-    checkpoint = None if request.file is None else read_checkpoint(request.file)
-    config = resolve_config({} if checkpoint is None else stored_settings(checkpoint), request.settings)
-    catalogue = discover(config.models_path, config.datasets_path)
-    data, spec = find_dataset(catalogue, config.dataset), find_model(catalogue, config.arch)
-    if checkpoint is None:
-        model = create_model(spec, data, config)
-    else:
-        model = create_matching_model(spec, data, config, checkpoint)
-        load_state(model, checkpoint.tensors())
+    model, spec, data = _named_model(request.settings, request.file)
     if request.kind.startswith("onnx"):
         return _write_onnx(request, model, spec, data)
     return format_summary("model" if request.kind == "modules" else request.kind, model, data.input_shape)
+
+
+def _named_model(settings: Mapping[str, Any], file: Path | None) -> tuple[nn.Module, ModelSpec, DataSpec]:
+    """The model of the settings, new or with the parameters of a checkpoint."""
+    checkpoint = None if file is None else read_checkpoint(file)
+    config = resolve_config({} if checkpoint is None else stored_settings(checkpoint), settings)
+    catalogue = discover(config.models_path, config.datasets_path)
+    data, spec = find_dataset(catalogue, config.dataset), find_model(catalogue, config.arch)
+    if checkpoint is None:
+        return create_model(spec, data, config), spec, data
+    model = create_matching_model(spec, data, config, checkpoint)
+    load_state(model, checkpoint.tensors())
+    return model, spec, data
+
+
+def write_network_file(target: Path, settings: Mapping[str, Any], file: Path | None) -> str:
+    """Write the network description of a model (``--yaml-template``) and say so.
+
+    It is complete; synthesize.py plans where the layers lie.
+
+    Args:
+        target: the YAML file.
+        settings: given by the user.
+        file: checkpoint to load first, or None for a new model.
+
+    Raises:
+        UserError: E0720 for something between layers that no chip layer computes.
+    """
+    model, spec, data = _named_model(settings, file)
+    description = describe_model(model, data.input_shape, name=spec.name, dataset=data.name)
+    write_text(target, description.to_yaml())
+    return f"wrote {target}: {len(description.layers)} layers; synthesize.py plans their places"
 
 
 def _write_onnx(request: SummaryRequest, model: nn.Module, spec: ModelSpec, data: DataSpec) -> list[str]:

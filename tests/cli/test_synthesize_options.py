@@ -81,6 +81,7 @@ def test_vendor_names_of_files_and_folders_are_accepted() -> None:
 @pytest.mark.parametrize(("arguments", "code"), [
     (["net.yaml"], "E0290"), (["a.yaml", "b", "--config-file", "c.yaml"], "E0290"),
     (["a.yaml", "b", "--device", "MAX78002"], "E0302"), (["a.yaml", "b", "--clock-divider", "3"], "E0392"),
+    (["a.yaml", "b", "--mlator"], "E0399"),
     (["a.yaml", "b", "--boost", "x"], "E0395"), (["a.yaml", "b", "--fast-fifo"], "E0397"),
     (["a.yaml", "b", "--samples", "-1"], "E0291")])
 def test_wrong_command_lines_are_refused(arguments: list[str], code: str) -> None:

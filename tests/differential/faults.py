@@ -1,9 +1,9 @@
 """Seeded faults: ``python -m tests.differential.faults --seed 1 --count 300``.
 
 Half of them go into finished programs (`program_faults`) and count as caught where the simulator faults or differs from
-the reference; half go into the table of the chip (`device_faults`) and count as caught by recorded bus traces, since
-lowering and simulator share the table. A fault is without effect only if everything that the run left in data memory
-is the same; such faults are reported, and left out of the share.
+the reference; half go into the table of the chip (`device_faults`) and count as caught by recorded bus traces, or by
+the tables that the specification prints, since lowering and simulator share the table. A fault is without effect only
+if everything that the run left in data memory is the same; such faults are reported, and left out of the share.
 
 Source: docs/design.md "Tests".
 """
@@ -75,7 +75,8 @@ class Finding:
     Args:
         place: which fault.
         caught: by what; empty where by nothing.
-        has_effect: something in data memory differs, or it was caught.
+        has_effect: something in data memory differs, or the chip was told something else than the recorded firmware
+            told it.
     """
 
     place: str
@@ -96,8 +97,8 @@ class Score:
 
     @property
     def caught(self) -> int:
-        """Faults that were noticed."""
-        return sum(bool(finding.caught) for finding in self.findings)
+        """Of those, the ones that were noticed."""
+        return sum(finding.has_effect and bool(finding.caught) for finding in self.findings)
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -110,7 +111,7 @@ class Score:
         return self.caught / self.effective
 
     def __str__(self) -> str:
-        witnesses = Counter(finding.caught for finding in self.findings if finding.caught)
+        witnesses = Counter(finding.caught for finding in self.findings if finding.has_effect and finding.caught)
         return (f"{self.caught} of {self.effective} caught ({100 * self.share:.1f} %: {dict(witnesses)}), "
                 f"{len(self.findings) - self.effective} without effect")
 

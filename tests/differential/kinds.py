@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -217,7 +218,7 @@ def streaming(rng: np.random.Generator, number: int) -> Case:
         pool = NO_POOL
         if index and min(tensor.shape.height, tensor.shape.width) >= 6:
             pool = sketch.pool(tensor.shape.height, tensor.shape.width, largest=2)
-        place = {"streaming": True, "out_offset": region}
+        place: dict[str, Any] = {"streaming": True, "out_offset": region}
         if planar and index == 0:
             place["data_format"] = DataFormat.CHW
         size = pool.output_size(tensor.shape.height, tensor.shape.width)

@@ -53,9 +53,9 @@ def expected_words(case: Case, plan: LoweringPlan, trace: Trace) -> Words:
 
 
 def sample_words(case: Case, plan: LoweringPlan) -> Words:
-    """The sample as it lies in data memory before the start; empty where it comes through a FIFO."""
+    """The sample as it lies in data memory, lanes without a channel 0; empty where it streams through a FIFO."""
     reader = next(layer for layer in plan.layers if NETWORK_INPUT in layer.layer.inputs)
-    if reader.fifo_input or reader.fast_fifo:
+    if reader.streaming:
         return {}
     pixels = np.asarray(case.sample).reshape(len(case.sample), -1).astype(np.uint8)
     processors = [bit for bit in range(MAX78000.processors) if reader.placement.processors >> bit & 1]
@@ -65,8 +65,7 @@ def sample_words(case: Case, plan: LoweringPlan) -> Words:
         numbers, lanes = _places(reader, turn, processors[rank], len(values))
         for number, lane, value in zip(numbers.tolist(), lanes.tolist(), values.tolist(), strict=True):
             address = MAX78000.geometry.data_address(processors[rank] // LANES, number)
-            mask, known = words.get(address, (0, 0))
-            words[address] = mask | 0xFF << 8 * lane, known | value << 8 * lane
+            words[address] = ALL_LANES, words.get(address, (0, 0))[1] | value << 8 * lane
     return words
 
 

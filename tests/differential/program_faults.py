@@ -44,7 +44,8 @@ def _position(rng: np.random.Generator, items: Sequence[Any] | np.ndarray) -> in
 def _swap_in(program: Program, phase: str, position: int, *items: object) -> Program:
     """The program with that item of a phase replaced by others, or by none."""
     old = getattr(program, phase)
-    return replace(program, **{phase: (*old[:position], *items, *old[position + 1:])})
+    changes: dict[str, Any] = {phase: (*old[:position], *items, *old[position + 1:])}
+    return replace(program, **changes)
 
 
 # --- registers ----------------------------------------------------------------------------------------------------

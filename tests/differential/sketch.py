@@ -92,7 +92,7 @@ class Sketch:
     def between(self, low: int, high: int) -> int:
         """An integer, both ends included, the ends more often than the middle."""
         if self.chance(0.25):
-            return self.pick(low, high)
+            return int(self.pick(low, high))
         return int(self.rng.integers(low, high, endpoint=True))
 
     def reserve(self, shape: TensorShape, *, words: int = 1) -> int:
@@ -100,7 +100,7 @@ class Sketch:
         size = 4 * shape.height * shape.width * channel_passes(shape.channels)[0] * words
         if self.chance(0.1) and self.cursor:
             return 4 * self.between(0, (MEMORY_BYTES - 4) // 4)
-        offset = self.cursor + 4 * self.pick(0, 0, 0, 1, 5)
+        offset: int = self.cursor + 4 * self.pick(0, 0, 0, 1, 5)
         self.cursor = offset + size
         return min(offset, MEMORY_BYTES - 4)
 
@@ -142,8 +142,9 @@ class Sketch:
                gap: int = 0) -> Tensor:
         """Add a layer that reads a tensor; output map and offset are drawn unless `place` has them."""
         index = len(self.layers)
-        made = Layer(**({"name": f"layer{index}", "index": index, "inputs": (source.index,),
-                         "operand_shape": source.shape, "average_rounded": self.rounded} | layer))
+        attributes: dict[str, Any] = {"name": f"layer{index}", "index": index, "inputs": (source.index,),
+                                      "operand_shape": source.shape, "average_rounded": self.rounded} | layer
+        made = Layer(**attributes)
         chosen: dict[str, Any] = {"processors": source.processors, "in_offset": source.offset, "write_gap": gap}
         chosen |= place or {}
         if "output_processors" not in chosen:

@@ -25,7 +25,7 @@ from .program_faults import FAULTS, NoPlaceError, plant
 SEED = 5
 NUM_PROGRAM_FAULTS = 24
 NUM_DEVICE_FAULTS = 16
-LEAST_EFFECTIVE = 0.6
+LEAST_EFFECTIVE = 0.4
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.k210.runner_projects import all_layers_model, runner_model, write_project
 
 COMPILER = shutil.which("gcc") or shutil.which("clang")
-SOURCES = ("kmodel.c", "layers.c", "layers_bytes.c", "layers_float.c")
+SOURCES = ("kmodel.c", "layers.c", "layers_bytes.c", "layers_float.c", "layers_own.c")
 SANITIZERS = "-fsanitize=address,undefined,float-cast-overflow"
 NUM_STATUSES = 9
 

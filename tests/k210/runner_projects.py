@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.k210 import kmodel_layers as v3
+from ai8x.k210 import kmodel_own as own
 from ai8x.k210.codegen import KMODEL_NAME, SAMPLE_NAME, RunnerModel, render_runner
 from ai8x.k210.interpreter import run_kmodel
 from ai8x.k210.kmodel import KModel, write_kmodel
@@ -96,6 +97,14 @@ def _byte_layers(buffer: MainBuffer, data: int) -> list[v3.KModelLayer]:
         v3.QuantizedResizeNearestNeighbor(input=data, output=place(CHANNELS * 9 * 7), **size, channels=CHANNELS,
                                           output_width=7, output_height=9, align_corners=0),
         v3.QuantizedTensorflowFlatten(input=data, output=place(CELLS), width=WIDTH, height=HEIGHT, channels=CHANNELS),
+        own.Ai8xAveragePool2d(input=data, output=place(CHANNELS * 2 * 5), **size, channels=CHANNELS, output_width=5,
+                              output_height=2, kernel_width=4, kernel_height=3, stride_width=3, stride_height=2,
+                              dilation_width=2, dilation_height=1, rounded=0),
+        own.Ai8xAveragePool2d(input=data, output=place(CHANNELS), **size, channels=CHANNELS, output_width=1,
+                              output_height=1, kernel_width=WIDTH, kernel_height=HEIGHT, stride_width=1,
+                              stride_height=1, dilation_width=1, dilation_height=1, rounded=1),
+        *(own.Ai8xBitwise(input_a=data, input_b=data + half, output=place(77), count=77, operation=operation)
+          for operation in own.BitwiseOperation),
         v3.QuantizedConcat(output=place(50), ranges=(v3.MemoryRange(address=data + 3, size=17),
                                                      v3.MemoryRange(address=data + 400, size=33))),
     ]

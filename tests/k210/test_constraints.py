@@ -39,11 +39,17 @@ def test_wide_outputs_of_convolutions_are_refused():
     assert codes(chain.network(0, 1, 2)) == ["E0355", "E0355"]
 
 
-@pytest.mark.parametrize(("channels", "found"), [(512, []), (513, ["E0354"])])
-def test_operands_of_an_addition_fit_a_layer_together(channels, found):
+@pytest.mark.parametrize(("channels", "found"), [(341, []), (342, ["E0354"])])
+def test_more_than_two_operands_of_an_addition_fit_a_layer_together(channels, found):
     chain = two_convs(channels)
-    chain.add(0, 1)
+    chain.add(0, 1, chain.conv(channels, 1, inputs=(-1,)))
     assert codes(chain.network()) == found
+
+
+def test_two_operands_need_not_fit_a_layer_together():
+    chain = two_convs(1024)
+    chain.add(0, 1)
+    assert codes(chain.network()) == []
 
 
 @pytest.mark.parametrize(("channels", "found"), [(1024, []), (1025, ["E0354"])])

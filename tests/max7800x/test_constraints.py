@@ -1,6 +1,7 @@
 """Every limit: the greatest allowed value passes, the next one fails with its code."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ from ai8x.errors import Source
 from ai8x.max7800x.constraints import RULES, check_network
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.geometry import hardware_layers
+from ai8x.max7800x.lower import lower_network
 from ai8x.max7800x.placement import DataFormat, Placement
 from ai8x.max7800x.regions import data_regions
-from ai8x.network.ir import Activation, ConvSpec, Eltwise, Layer, Pool, PoolSpec, TensorShape
+from ai8x.network.ir import Activation, ConvSpec, Eltwise, Layer, Network, Pool, PoolSpec, TensorShape
+from ai8x.network.reference import run_network
+from ai8x.verify_max78000 import verify_simulator
 
 from .constraint_examples import (
     ALL,
@@ -27,7 +31,20 @@ from .constraint_examples import (
     transposed,
     wide,
 )
-from .lowering_examples import CASES, MAX_2X2, conv, linear, mnist, network_of, passthrough, place, read_case, small
+from .lowering_examples import (
+    CASES,
+    MAX_2X2,
+    conv,
+    linear,
+    mnist,
+    network_of,
+    passthrough,
+    place,
+    plan_of,
+    random_tensors,
+    read_case,
+    small,
+)
 
 LAYER_CASES = {
     "1024 channels": (wide((1024, 2, 2), 4), []),
@@ -614,3 +631,74 @@ def test_memory_map_shows_stream_buffers() -> None:
         (1, False, (0,)),
         (2, False, (1,)),
     ]
+
+
+# --- a network input with several readers ---------------------------------------------------------------------------
+
+
+def two_readers(first: dict[str, Any], second: dict[str, Any], channels: int = 4) -> Network:
+    """Two convolutions of the same input of 8 rows; `in_crop` and the like of each."""
+    def reader(index: int, changes: dict[str, Any]) -> Layer:
+        rows = 8 - sum(changes.get("in_crop", (0, 0)))
+        return conv(index, (channels, rows, 8), 4, inputs=(-1,), out_shape=TensorShape(4, rows, 8), **changes)
+
+    return Network(name="shared", input_shape=TensorShape(channels, 8, 8), layers=(reader(0, first), reader(1, second)),
+                   outputs=(0, 1))
+
+
+def is_computed_right(network: Network, placement: Placement) -> bool:
+    plan = plan_of(network, placement)
+    sample, _ = random_tensors(network)
+    trace = run_network(network, sample)
+    verdict = verify_simulator(network, plan.layers, lower_network(network, plan, sample, trace), trace)
+    return not verdict.is_different
+
+
+@pytest.mark.parametrize(("first", "second", "offset"), [
+    ((2, 0), (2, 0), 0x100), ((2, 0), (3, 0), 0x120), ((0, 2), (1, 3), 0x120), ((1, 1), (2, 1), 0x120),
+])
+def test_input_that_layer_0_crops_is_found_by_a_reader_of_fewer_rows(first, second, offset: int) -> None:
+    network = two_readers({"in_crop": first}, {"in_crop": second})
+    places = (place(0xF, 0xF, 0x1000, 0x100), place(0xF, 0xF, 0x2000, offset))
+    assert codes(network, *places) == []
+    assert is_computed_right(network, Placement(layers=places))
+    wrong = (places[0], replace(places[1], in_offset=offset + 0x20))
+    (found,) = findings(network, *wrong)
+    assert (found.code, found.help) == ("E0420", f"write in_offset: 0x{offset:04x}")
+
+
+@pytest.mark.parametrize(("first", "second", "help_text"), [
+    ((2, 0), (0, 0), "write in_crop: [2, 0], or let layer 0 read a passthrough layer that copies the input"),
+    ((2, 0), (1, 1), "write in_crop: [2, 1], or"), ((0, 1), (3, 0), "write in_crop: [3, 1], or"),
+])
+def test_rows_that_layer_0_crops_are_not_there_for_another_reader(first, second, help_text: str) -> None:
+    source = Source(file="net.yaml", line=9, column=14, length=6, text="    in_crop: [0, 0]")
+    network = two_readers({"in_crop": first}, {"in_crop": second})
+    for offset in (0x100, 0x140):
+        (found,) = findings(network, place(0xF, 0xF, 0x1000, 0x100),
+                            place(0xF, 0xF, 0x2000, offset, sources={"in_crop": source}))
+        assert (found.code, found.layer_index, str(found.source)) == ("E0446", 1, "net.yaml:9:14")
+        assert found.help.startswith(help_text)
+
+
+def test_planar_input_has_one_reader() -> None:
+    network = two_readers({}, {}, channels=2)
+    planar = place(0x11, 0xF, 0x1000, data_format=DataFormat.CHW)
+    (found,) = findings(network, planar, place(0x11, 0xF, 0x2000))
+    assert (found.code, found.layer_index) == ("E0445", 1)
+    places = (place(0x3, 0xF, 0x1000), place(0x3, 0xF, 0x2000))
+    assert codes(network, *places) == []
+    assert is_computed_right(network, Placement(layers=places))
+    alone = network_of(conv(0, (2, 8, 8), 4), conv(1, (4, 8, 8), 4))
+    assert codes(alone, planar, place(0xF, 0xF, 0x2000, 0x1000)) == []
+
+
+def test_dilated_rows_that_end_behind_the_input_are_computed_right() -> None:
+    """101 samples in rows of 10: the last row reads nine words that hold no input."""
+    network = network_of(conv1d(length=101, kernel=3, dilation=10))
+    assert is_computed_right(network, Placement(layers=(place(0xF, 0xF, 0x4000),)))
+    whole = network_of(conv1d(length=110, kernel=3, dilation=10))
+    assert is_computed_right(whole, Placement(layers=(place(0xF, 0xF, 0x4000),), fifo=True))
+    (found,) = findings(network, place(0xF, 0xF, 0x4000), fifo=True)
+    assert (found.code, found.found) == ("E0322", "101 samples, 110 are read")
+    assert found.help == "leave --fifo out, or feed 110 samples"

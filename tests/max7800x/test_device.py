@@ -9,6 +9,8 @@ from ai8x.errors import UserError
 from ai8x.max7800x.device import MAX78000
 from ai8x.registers import Field, Register, RegisterError
 
+from .printed_tables import table_differences
+
 BLOCKS = (MAX78000.quadrant, MAX78000.fifo, MAX78000.fast_fifo, MAX78000.aod, MAX78000.gcfr, MAX78000.gcr)
 REGISTERS = [register for block in BLOCKS for register in block.registers]
 IDS = [register.name for register in REGISTERS]
@@ -94,6 +96,10 @@ def test_register_offsets_are_those_of_section_2(name: str, offset: int) -> None
 )
 def test_encodings_are_the_printed_words_of_sections_2_1_and_2_5(name: str, fields: dict[str, int], word: int) -> None:
     assert MAX78000.quadrant.register(name).encode(**fields) == word
+
+
+def test_every_field_and_address_is_the_printed_one() -> None:
+    assert table_differences(MAX78000) == []
 
 
 def test_fifo_setting_for_one_fifo_is_the_printed_word() -> None:

@@ -154,7 +154,7 @@ def test_network_that_fits_only_in_place_is_planned_so_and_says_it():
     network = network_of(conv(0, (64, 80, 80), 64), conv(1, (64, 80, 80), 32, kernel=1, pad=0),
                          conv(2, (32, 80, 80), 8, kernel=1, pad=0, pool=MAX_2X2))
     plan = planned(network)
-    (notice,) = (finding for finding in plan.diagnostics.items if finding.code == "W0468")
+    (notice,) = (finding for finding in plan.diagnostics.items if finding.code == "W0470")
     assert "conv0" in notice.found and notice.level == "notice"
     assert not simulated_difference(network, plan, random_sample(network))
 

@@ -8,7 +8,8 @@ import pytest
 from ai8x.max7800x.constraints import RULES
 
 from .lowering_examples import CASES
-from .section6 import ROWS, Row
+from .section6 import Row
+from .section6_memories import ROWS
 
 LEGAL = [pytest.param(check, id=f"{row.name} ({number})") for row in ROWS for number, check in enumerate(row.legal)]
 ILLEGAL = [pytest.param(check, codes, id=f"{row.name} ({number})") for row in ROWS

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ai8x.cli.train import DROPPED_OPTIONS, LATER_OPTIONS, SUMMARIES, build_parser, main
+from ai8x.network.yaml_file import read_network_file
 from ai8x.training.config import config_options
 
 KEPT = """
@@ -22,13 +23,13 @@ KEPT = """
 --confusion --embedding --pr-curves --show-train-accuracy --enable-tensorboard --tensorboard --no-tensorboard
 --regression --num-best-scores --compiler-mode --compiler-backend --enable-obj-detection --obj-detection
 --obj-detection-params --kd-teacher --kd-resume --kd-temperature --kd-temp --kd-distill-wt --kd-dw --kd-student-wt
---kd-sw --kd-teacher-wt --kd-tw --kd-start-epoch
+--kd-sw --kd-teacher-wt --kd-tw --kd-start-epoch --yaml-template
 """.split()
 """Spellings that ai8x-training has, or that are ours beside them, with a meaning here."""
 
 WITHOUT_EFFECT = "--pretrained --activation-stats --act-stats --kd-pretrained".split()
 NOT_YET = """--dr --scaf-margin --scaf-scale --scaf-lr --backbone-checkpoint --nas --nas-policy --nas-kd-resume-from
---nas-stage-transition-list --yaml-template""".split()
+--nas-stage-transition-list""".split()
 
 KNOWN = {option: action for action in build_parser()._actions for option in action.option_strings}
 
@@ -124,6 +125,13 @@ def test_float_network_is_written_as_onnx(kind, toy_arguments, capsys, tmp_path)
     assert outputs.shape == (2, 3)
     content = Path("toy.onnx").read_bytes()
     assert (b"BatchNormalization" in content) == (kind == "onnx")
+
+
+def test_network_description_is_written(toy_arguments, capsys):
+    assert main([*toy_arguments, "--yaml-template", "toy.yaml"]) == 0
+    assert "3 layers" in capsys.readouterr().out
+    file = read_network_file(Path("toy.yaml"))
+    assert (file.arch, [layer.name for layer in file.layers]) == ("toynet", ["conv1", "conv2", "fc"])
 
 
 def test_modules_is_another_name_of_model(toy_arguments, capsys):

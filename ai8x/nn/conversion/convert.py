@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ai8x.compatibility import current_settings
 from ai8x.errors import Diagnostics, user_error
 from ai8x.nn.arguments import Scheme
 from ai8x.nn.base import OutputScale, set_output_scale, use_scheme
@@ -18,11 +19,13 @@ from ai8x.nn.conversion.fuse import LayerBuilder
 from ai8x.nn.conversion.graph import Graph
 from ai8x.nn.conversion.model import ConversionReport, ConvertedModel
 from ai8x.nn.conversion.reading import read_graph
-from ai8x.nn.conversion.rewrite import Rewriting, remaining, rewrite
+from ai8x.nn.conversion.rewrite import Rewriting, rewrite
 from ai8x.nn.wrappers import evaluation_mode
 
 RELATIVE_TOLERANCE = 1e-4
 """Greatest difference between original and conversion, as a share of the greatest output; float32 makes 1e-6."""
+
+DEFAULT_DEVICE = "MAX78000"
 
 
 def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bool = False,
@@ -39,7 +42,7 @@ def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bo
         example_input: a batch that it takes, (N, C, H, W) or (N, C, L).
         replace_unsupported: put the nearest form in the place of what the chip cannot compute; its weights are new and
             must be trained. Without it such a model is refused.
-        device: chip whose limits hold; None takes what `ai8x.set_device` set.
+        device: chip whose limits hold; None takes what `ai8x.set_device` set, else the MAX78000.
 
     Returns:
         The converted model, in training mode if the original is; its ``report`` lists layers and notices.
@@ -48,7 +51,7 @@ def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bo
         UserError: E0760 where the model does not run, E0761 to E0764 for operations without a form, E0372 to E0386 for
             limits of the chip; all findings together, each with the path of the layer and the nearest form.
     """
-    if not isinstance(example_input, Tensor) or example_input.dim() not in (2, 3, 4):
+    if not isinstance(example_input, Tensor) or example_input.dim() < 2:
         found = f"{type(example_input).__name__} {tuple(getattr(example_input, 'shape', ()))}"
         raise user_error("E0760", "the example is one batch of data", found=found,
                          allowed="a tensor (N, C, H, W), (N, C, L) or (N, F)",
@@ -57,9 +60,8 @@ def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bo
     graph, findings, is_exact = read_graph(captured, replace_unsupported=replace_unsupported)
     rewriting = Rewriting(replace_unsupported=replace_unsupported, findings=findings, is_exact=is_exact)
     graph = rewrite(graph, rewriting)
-    builder = LayerBuilder(device=device, findings=findings)
-    if not remaining(graph):
-        builder.build(graph)
+    builder = LayerBuilder(device=device or current_settings().device or DEFAULT_DEVICE, findings=findings)
+    builder.build(graph)
     findings.raise_if_errors()
     model = _assembled(graph, builder, findings, is_exact=rewriting.is_exact)
     model.train(module.training)

@@ -34,6 +34,7 @@ from ai8x.nn.conversion.graph import (
     Ready,
     Reshape,
     Shape,
+    Unknown,
 )
 from ai8x.nn.functional import ActivationKind
 from ai8x.nn.limits import MAX_CONV1D_KERNEL
@@ -195,7 +196,7 @@ class LayerBuilder:
         """All layers, in the order in which they run."""
         done: set[str] = set()
         for node in graph.nodes:
-            if node.name in done or isinstance(node.operation, Input):
+            if node.name in done or isinstance(node.operation, (Input, Unknown)):
                 continue
             if isinstance(node.operation, Convolution):
                 group = group_of(graph, node)
@@ -222,10 +223,19 @@ class LayerBuilder:
             if layer is not None:
                 self.layers[name] = layer
             self._by_key[group.key] = name
+            self._note_groups(group)
             self.lines.append(LayerLine(name=name, kind=_kind(group), origins=tuple(map(str, group.origins))))
         shape = graph.by_name[group.result].shape
         self.steps.append(Step(kind="layer", target=name, inputs=(group.source,), result=group.result,
                                shape=shape[1:]))
+
+    def _note_groups(self, group: FusedGroup) -> None:
+        """Say what groups cost, but for layers that conversion added and told of."""
+        groups = group.conv.groups
+        if groups > 1 and not group.conv.copies:
+            self.findings.add(notice(group.node.origin, f"{groups} groups run as a dense convolution with zero weights "
+                                     f"on the MAX78000: {groups} times the work; depthwise layers are native on the "
+                                     "K210"))
 
     def _with_own_parameters(self, group: FusedGroup) -> FusedGroup:
         """The group with copies of parameters that another layer holds already: folding would change both."""

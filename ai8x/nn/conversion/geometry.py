@@ -223,19 +223,21 @@ def _too_large(conv: Convolution, shape: Shape) -> NotPossible:
     if conv.copies:
         return NotPossible(f"{_ends_text(conv)}: the chip adds and drops the same on all sides", code="E0763",
                            nearest="the same border on all sides, or sizes that need none")
-    reach = tuple(_reach(conv, axis) for axis in range(len(conv.kernel)))
-    unit = _KERNEL if conv.operator == "Conv2d" else MAX_CONV1D_KERNEL
-    number = max(1, -(-(max(reach) - 1) // (unit - 1)))
     reason = f"kernel {size_text(conv.kernel)}"
     if set(conv.dilation) != {1}:
         reason += f" with dilation {size_text(conv.dilation)}"
     if any(conv.before) or any(conv.after):
         reason += f" and {_ends_text(conv)}"
-    limit = "1x1 and 3x3" if unit == _KERNEL else f"1 to {unit} elements"
-    replacement = _smaller_kernels(conv, shape, number, unit)
+    is_flat = conv.operator == "Conv1d"
+    limit = f"1 to {MAX_CONV1D_KERNEL} elements" if is_flat else "1x1 and 3x3"
+    stack = _stack(conv, shape)
+    nearest = f"one {'length 3' if is_flat else '3x3'} convolution with padding=1, whose result has another size"
+    if stack is not None:
+        number, size = len(stack.paddings), f"length {stack.kernel}" if is_flat else size_text((stack.kernel,) * 2)
+        count = _COUNTS[number] if number < len(_COUNTS) else str(number)
+        nearest = f"{count} {size} convolution{'s' if number > 1 else ' with equal padding'}"
     return NotPossible(f"{reason} has no exact form; the chip's kernels have {limit}, padding up to {MAX_PADDING}",
-                       code="E0764", nearest=_nearest(conv, number, unit, fits=replacement is not None),
-                       replacement=replacement)
+                       code="E0764", nearest=nearest, replacement=stack and _smaller_kernels(conv, stack))
 
 
 def _ends_text(conv: Convolution) -> str:
@@ -245,39 +247,52 @@ def _ends_text(conv: Convolution) -> str:
     return f"padding {size_text(conv.before)} in front and {size_text(conv.after)} behind"
 
 
-def _nearest(conv: Convolution, number: int, unit: int, *, fits: bool) -> str:
-    """Smaller kernels in words."""
-    size = f"{unit}x{unit}" if conv.operator == "Conv2d" else f"length {unit}"
-    count = _COUNTS[number] if number < len(_COUNTS) else str(number)
-    if number > 1:
-        return f"{count} {size} convolutions"
-    if fits:
-        return f"one {size} convolution with equal padding"
-    return f"one {size} convolution with padding=1, whose result has another size"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stack:
+    """Convolutions of one kernel size in a row.
 
-
-def _smaller_kernels(conv: Convolution, shape: Shape, number: int, unit: int) -> tuple[Operation, ...] | None:
-    """Convolutions of the chip's size, or None where no padding gives the same shape.
-
-    Several of them are new, with ReLU between them; a single one keeps the kernel in its middle.
+    Args:
+        kernel: size.
+        paddings: of each.
     """
-    stride = set(conv.stride)
-    wanted = output_shape(conv, shape)
-    for total in range(2 * number + 1):
-        chain: list[Operation] = []
-        inputs, left = conv.in_channels, total
-        for position in range(number):
-            padding = min(MAX_PADDING, -(-left // (number - position)))
-            left -= padding
-            chain.append(_fresh(conv, inputs, unit, padding) if number > 1 else _centred(conv, unit, padding))
-            if position < number - 1:
-                chain.append(RELU)
-            inputs = conv.out_channels
-        if len(stride) == 1 and stride != {1}:
-            chain.append(Pooling(kind="Max", size=(1,) * len(conv.stride), stride=conv.stride))
-        if chain_shape(chain, shape) == wanted:
-            return tuple(chain)
+
+    kernel: int
+    paddings: tuple[int, ...]
+
+
+def _stack(conv: Convolution, shape: Shape) -> _Stack | None:
+    """The fewest kernels of the chip that see as much and make the same shape, or None."""
+    reach = max(_reach(conv, axis) for axis in range(len(conv.kernel)))
+    kernels = range(2, MAX_CONV1D_KERNEL + 1) if conv.operator == "Conv1d" else (_KERNEL,)
+    wanted = output_shape(conv, shape)[2:]
+    for number, kernel in itertools.product(range(1, _MAX_STACK + 1), kernels):
+        if number * (kernel - 1) < reach - 1:
+            continue
+        for total in range(number * min(MAX_PADDING, kernel - 1) + 1):
+            steps = zip(shape[2:], conv.stride, strict=True)
+            found = tuple((n + 2 * total - number * (kernel - 1) - 1) // step + 1 for n, step in steps)
+            if found == wanted and len(set(conv.stride)) == 1:
+                paddings = tuple(total // number + (position < total % number) for position in range(number))
+                return _Stack(kernel=kernel, paddings=paddings)
     return None
+
+
+_MAX_STACK = 8
+
+
+def _smaller_kernels(conv: Convolution, stack: _Stack) -> tuple[Operation, ...]:
+    """Convolutions in place of a larger one: new ones with ReLU between them, or one with the same kernel inside."""
+    chain: list[Operation] = []
+    if len(stack.paddings) == 1:
+        chain.append(_centred(conv, stack.kernel, stack.paddings[0]))
+    else:
+        for position, padding in enumerate(stack.paddings):
+            inputs = conv.out_channels if position else conv.in_channels
+            chain += [RELU, _fresh(conv, inputs, stack.kernel, padding)]
+        del chain[0]
+    if set(conv.stride) != {1}:
+        chain.append(Pooling(kind="Max", size=(1,) * len(conv.stride), stride=conv.stride))
+    return tuple(chain)
 
 
 def chain_shape(chain: Iterable[Operation], shape: Shape) -> Shape:

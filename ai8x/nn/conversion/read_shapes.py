@@ -62,7 +62,7 @@ def read_product(call: Call) -> Reading:
     left, right = arguments.get("input"), arguments.get("other")
     if isinstance(left, Ref) and isinstance(right, Ref):
         raise NotPossible("the chip multiplies activations by weights, not by activations (gates, squeeze-and-excite)",
-                          nearest="the sum, or leaving the gate out")
+                          nearest="leaving the gate out", replacement=(Identity(),))
     if call.name in ("div", "true_divide", "truediv"):
         if not isinstance(left, Ref):
             raise NotPossible("a division by activations", nearest="a product with a constant")

@@ -17,6 +17,7 @@ from ai8x.nn.conversion.arguments import NotPossible, Reading, described, notice
 from ai8x.nn.conversion.capture import Call, Capture, Ref, output_refs
 from ai8x.nn.conversion.graph import (
     Graph,
+    Identity,
     Input,
     Node,
     Operation,
@@ -131,14 +132,14 @@ class _GraphReader:
     def add_input(self, ref: Ref) -> None:
         """The first node."""
         self._names[ref.number] = self.unique(INPUT_NAME)
-        self._nodes.append(Node(name=self._names[ref.number], operation=Input(), inputs=(), shape=ref.shape, label=INPUT_NAME,
-                                origin=Origin(path="", what="input of the model")))
+        self._nodes.append(Node(name=self._names[ref.number], operation=Input(), inputs=(), shape=ref.shape,
+                                label=INPUT_NAME, origin=Origin(path="", what="input of the model")))
 
     def add_call(self, call: Call) -> None:
         """The nodes of a call."""
         origin = Origin(path=call.path, what=described(call), source=call.source)
         reading = self._read(call, origin)
-        operands = tuple(self._names[ref.number] for ref in call.operands())
+        operands = tuple(self._names[ref.number] for ref in _read(call, reading.operations))
         stem = call.path if isinstance(call.target, nn.Module) else f"{call.path}.{call.name}".strip(".")
         shape = call.operands()[0].shape
         for position, operation in enumerate(reading.operations):
@@ -185,6 +186,14 @@ class _GraphReader:
         if isinstance(output, tuple):
             return tuple(self._structure(value) for value in output)
         raise TypeError(f"the model returns {type(output).__name__}")
+
+
+def _read(call: Call, operations: tuple[Operation, ...]) -> tuple[Ref, ...]:
+    """The operands of a call; what is passed on is the one of the result's shape (the other gated it)."""
+    operands = call.operands()
+    if len(operations) != 1 or not isinstance(operations[0], Identity):
+        return operands
+    return tuple(ref for ref in operands if ref.shape == call.result[0].shape)[:1]
 
 
 def read_graph(capture: Capture, *, replace_unsupported: bool = False) -> tuple[Graph, Diagnostics, bool]:

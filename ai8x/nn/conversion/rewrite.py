@@ -19,8 +19,6 @@ from ai8x.nn.conversion.arguments import NotPossible, notice, refusal, replaced_
 from ai8x.nn.conversion.geometry import chain_shape, copying, legal_forms
 from ai8x.nn.conversion.graph import (
     Activate,
-    Combine,
-    Concatenate,
     Convolution,
     Drop,
     Graph,
@@ -512,9 +510,3 @@ def _folded_behind(conv: Convolution, node: Node) -> Convolution:
         bias = old @ offset if conv.bias is None else old @ offset + conv.bias
         weight = (old * scale).to(conv.weight.dtype)
     return replace(conv, weight=nn.Parameter(weight), bias=nn.Parameter(bias.to(conv.weight.dtype)), copies=False)
-
-
-def remaining(graph: Graph) -> tuple[Node, ...]:
-    """Nodes that no layer of the chip computes."""
-    known = (Input, Convolution, Norm, Activate, Pooling, Combine, Concatenate, Reshape, Drop, Ready)
-    return tuple(node for node in graph.nodes if not isinstance(node.operation, known))

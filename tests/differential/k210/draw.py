@@ -335,12 +335,29 @@ def residual(rng: np.random.Generator, number: int) -> Case:
     return draw.finish("residual", number)
 
 
+def sums(rng: np.random.Generator, number: int) -> Case:
+    """Sums and differences of two tensors of many channels on small maps, pooled, convolved, alone."""
+    shape = (int(rng.integers(1, 5)), *(int(size) for size in rng.integers(1, 7, 2)))
+    draw = Draw(rng, shape)
+    channels = draw.pick(33, 100, 260, 513)
+    first = draw.conv(channels, 1, inputs=(-1,), **draw.numbers(shape[0]))
+    second = draw.conv(channels, 1, inputs=(-1,), **draw.numbers(shape[0]))
+    kind = {"inputs": draw.pick((first, second), (second, first), (first, first)),
+            "eltwise": draw.pick(Eltwise.ADD, Eltwise.SUB), "average_rounded": draw.rounded,
+            "pool": draw.pool(*shape[1:]), "pool_first": draw.chance(0.5)}
+    if draw.chance(0.5):
+        draw.passthrough(**kind)
+    else:
+        draw.conv(draw.between(1, 6), 1, **draw.numbers(channels) | kind)
+    return draw.finish("sums", number)
+
+
 Kind = Callable[[np.random.Generator, int], Case]
 
 KINDS: Mapping[str, Kind] = {
     kind.__name__: kind
     for kind in (conv2d, depthwise, pools, concatenation, eltwise, flatten, features, conv1d, transposed, small, lines,
-                 many, outputs, residual)
+                 many, outputs, residual, sums)
 }
 """Every corner; a run takes them in turn, so each gets its share."""
 

@@ -308,7 +308,7 @@ def with_statistics(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """The model with BatchNorm statistics, scales and offsets that are not those of a fresh one."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.affine:
             with torch.no_grad():
                 module.weight.uniform_(0.5, 1.5, generator=generator)
                 module.bias.uniform_(-0.5, 0.5, generator=generator)

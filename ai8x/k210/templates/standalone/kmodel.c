@@ -55,6 +55,8 @@ static const struct {
     { 10241, 4, add_padding },
     { 10242, 4, remove_padding },
     { 10243, 6, upload },
+    { 24576, 15, own_average_pool },
+    { 24577, 6, own_bitwise },
 };
 
 static uint32_t file_word(const kmodel_t *model, uint32_t index)

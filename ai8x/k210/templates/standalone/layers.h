@@ -7,6 +7,7 @@
 #ifndef LAYERS_H
 #define LAYERS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kmodel.h"
@@ -89,5 +90,9 @@ kmodel_status_t l2_normalization(const layer_t *layer);
 kmodel_status_t logistic(const layer_t *layer);
 kmodel_status_t quantize(const layer_t *layer);
 kmodel_status_t softmax(const layer_t *layer);
+
+/* Of our own; layers_own.c */
+kmodel_status_t own_average_pool(const layer_t *layer);
+kmodel_status_t own_bitwise(const layer_t *layer);
 
 #endif
