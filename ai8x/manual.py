@@ -1,15 +1,16 @@
 """Writes the reference pages of the manual from the code that they describe.
 
-``python -m ai8x.manual`` writes ``docs/reference/*.md``, ``--check`` only says which pages are stale. The pages hold
-what the code knows anyway: options, keys, limits, registers, error codes (the last from `ai8x.manual_codes`). Nothing
-here is a second statement of a fact, apart from the one-line meanings of the YAML keys. Start at `PAGES` and `main`.
+``python -m ai8x.manual`` writes ``docs/reference``, ``--check`` only says which pages are stale, and an error code as
+argument prints its page. The pages hold what the code knows anyway: options, keys, limits, registers, error codes (the
+last from `ai8x.manual_errors`). Nothing here is a second statement of a fact, apart from the one-line meanings of the
+YAML keys. Start at `PAGES` and `main`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
+import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,14 +19,17 @@ from typing import Any
 from unittest import mock
 
 from ai8x import simulate
-from ai8x.cli import demo, quantize, synthesize, train
+from ai8x.cli import demo, kmodel, quantize, synthesize, train
 from ai8x.cli.common import CommandParser, run_main
 from ai8x.errors import ExitStatus, Source, user_error
 from ai8x.files import write_text
 from ai8x.k210 import constraints as k210_constraints
 from ai8x.k210 import device as k210_device
 from ai8x.k210.constraints import rule_text
-from ai8x.manual_codes import CodeUse, codes_in, scan_package
+from ai8x.manual_codes import codes_in
+from ai8x.manual_errors import error_page, error_pages, uses
+from ai8x.manual_schema import schema_text
+from ai8x.manual_text import NOTICE, page, rule_of, table
 from ai8x.max7800x.constraints import RULES
 from ai8x.max7800x.device import LAYER_REGISTERS, MAX78000, STREAM_REGISTERS
 from ai8x.network import yaml_keys
@@ -38,12 +42,11 @@ PACKAGE = Path(__file__).resolve().parent
 REFERENCE = PACKAGE.parent / "docs" / "reference"
 """Where the pages lie in a checkout."""
 
-NOTICE = "<!-- Written by `python -m ai8x.manual`; changes belong into the code. -->"
-
 COMMANDS: tuple[tuple[str, Callable[[Sequence[str]], int], str], ...] = (
     ("train.py", train.main, "`python train.py`, or `ai8x-train` where the package is installed."),
     ("quantize.py", quantize.main, "`python quantize.py IN OUT`, or `ai8x-quantize`."),
     ("synthesize.py", synthesize.main, "`python synthesize.py NET.yaml CKPT`, or `ai8x-synthesize`."),
+    ("ai8x.cli.kmodel", kmodel.main, "`python -m ai8x.cli.kmodel COMMAND`."),
     ("ai8x.simulate", simulate.main, "`python -m ai8x.simulate COMMAND`, or `ai8x-simulate`."),
     ("make demo", demo.main, "`make demo`, or `python -m ai8x.cli.demo` for the options."),
 )
@@ -95,7 +98,7 @@ def options_page() -> str:
         lines += _option_tables(parser)
         for name, sub in subcommands(parser).items():
             lines += ["", f"### {title} {name}", *_option_tables(sub)]
-    return _page("Options", lines)
+    return page("Options", lines)
 
 
 def _option_tables(parser: argparse.ArgumentParser) -> list[str]:
@@ -106,7 +109,7 @@ def _option_tables(parser: argparse.ArgumentParser) -> list[str]:
                 continue
             text = (action.help or "") % {**vars(action), "prog": parser.prog}
             rows.append((f"`{_option_name(action)}`", text, _group_title(group)))
-    return ["", *_table(("Option", "Meaning", "Group"), rows)] if rows else []
+    return ["", *table(("Option", "Meaning", "Group"), rows)] if rows else []
 
 
 def _group_title(group: argparse._ArgumentGroup) -> str:
@@ -194,14 +197,14 @@ KEY_MEANINGS: Mapping[str, str] = {
 def yaml_keys_page() -> str:
     """Keys of the network file with what they accept."""
     lines = ["Keys of a network file, `networks/*.yaml`. Introduction: [networks.md](../networks.md)."]
-    for title, table in (("The file", yaml_keys.FILE_KEYS), ("An item of `layers`", yaml_keys.LAYER_KEYS),
+    for title, keys in (("The file", yaml_keys.FILE_KEYS), ("An item of `layers`", yaml_keys.LAYER_KEYS),
                          ("An item of `unload`", yaml_keys.UNLOAD_KEYS),
                          ("The item of `data_buffer`", yaml_keys.DATA_BUFFER_KEYS)):
-        lines += ["", f"## {title}", "", *_table(("Key", "Synonyms", "Values", "Meaning"), _key_rows(table))]
+        lines += ["", f"## {title}", "", *table(("Key", "Synonyms", "Values", "Meaning"), _key_rows(keys))]
     lines += ["", "## Spellings of the operator", ""]
     operators = ((f"`{name}`", op.value, eltwise.value if eltwise else "")
                  for name, (op, eltwise) in yaml_keys.OPERATORS.items())
-    return _page("YAML keys", [*lines, *_table(("Word", "Operator", "Element-wise"), operators)])
+    return page("YAML keys", [*lines, *table(("Word", "Operator", "Element-wise"), operators)])
 
 
 def _key_rows(table: Mapping[str, Key]) -> Iterator[tuple[str, str, str, str]]:
@@ -240,25 +243,20 @@ def limits_max78000_page() -> str:
     """Constraint functions of the MAX78000 and the numbers they use."""
     lines = ["What a network may ask of the MAX78000. Everything is checked before anything is written.",
              "", "## Rules", ""]
-    lines += _table(("Codes", "Rule"), [(codes_in(rule), _rule_of(rule)) for rule in RULES])
+    lines += table(("Codes", "Rule"), [(codes_in(rule), rule_of(rule)) for rule in RULES])
     lines += ["", "## Numbers", "", *_record(MAX78000.limits)]
-    return _page("Limits of the MAX78000", [*lines, "", "## Memories", "", *_record(MAX78000.geometry)])
+    return page("Limits of the MAX78000", [*lines, "", "## Memories", "", *_record(MAX78000.geometry)])
 
 
 def limits_k210_page() -> str:
     """Constraint functions of the K210 and the numbers they use."""
     lines = ["What a network may ask of the K210. What cannot be computed bit for bit is refused, never approximated.",
              "", "## Rules", ""]
-    lines += _table(("Codes", "Rule"), [(codes_in(rule), rule_text(rule) + ".") for rule in k210_constraints.RULES])
+    lines += table(("Codes", "Rule"), [(codes_in(rule), rule_text(rule) + ".") for rule in k210_constraints.RULES])
     chip = k210_device.K210
     for title, record in (("Numbers", chip.limits), ("Memories", chip.memory), ("Alignment", chip.alignment)):
         lines += ["", f"## {title}", "", *_record(record)]
-    return _page("Limits of the K210", lines)
-
-
-def _rule_of(function: Callable[..., Any]) -> str:
-    """A rule's docstring as one paragraph, without its source."""
-    return " ".join((inspect.getdoc(function) or "").split("Source:")[0].split())
+    return page("Limits of the K210", lines)
 
 
 def _record(record: Any) -> list[str]:
@@ -268,7 +266,7 @@ def _record(record: Any) -> list[str]:
         value = getattr(record, item.name)
         large = isinstance(value, int) and value >= 1 << 20
         rows.append((f"`{item.name}`", f"{value:#x}" if large else _value_text(value)))
-    return _table(("Name", "Value"), rows)
+    return table(("Name", "Value"), rows)
 
 
 def _value_text(value: Any) -> str:
@@ -299,7 +297,7 @@ def registers_max78000_page() -> str:
         (f"Clocks, at {places.gcr_base:#x}", MAX78000.gcr.registers),
     ):
         lines += ["", f"## {title}", "", *_register_table(registers)]
-    return _page("Registers of the MAX78000's accelerator", lines)
+    return page("Registers of the MAX78000's accelerator", lines)
 
 
 def registers_k210_page() -> str:
@@ -311,8 +309,8 @@ def registers_k210_page() -> str:
                              ("Parameter words", (k210_device.BATCH_NORM_WORD, k210_device.TABLE_WORD))):
         lines += ["", f"## {title}", "", *_register_table(registers)]
     pools = ((str(pool.code), pool.name, str(pool.stride)) for pool in k210_device.POOL_TYPES)
-    return _page("Registers of the K210's KPU",
-                 [*lines, "", "## Values of pool_type", "", *_table(("Value", "Operation", "Stride"), pools)])
+    return page("Registers of the K210's KPU",
+                 [*lines, "", "## Values of pool_type", "", *table(("Value", "Operation", "Stride"), pools)])
 
 
 def _register_table(registers: Iterable[Register]) -> list[str]:
@@ -327,49 +325,7 @@ def _register_table(registers: Iterable[Register]) -> list[str]:
             bits = str(field.low) if field.width == 1 else f"{field.high}:{field.low}"
             doc = field.doc + ((", " if field.doc else "") + "signed" if field.signed else "")
             rows.append((f"`{field.name}`", "", bits, doc, ""))
-    return _table(("Register, field", "Offset", "Bits", "Meaning", "Source"), rows)
-
-
-# ---------------------------------------------------------------------------------------------- error codes
-
-_RANGES = (
-    ("E01", "Syntax and bounds of files"), ("E02", "Keys and values of the network file"),
-    ("E03", "Network against device"), ("E04", "Memory"), ("E05", "Checkpoints"),
-    ("E06", "Data sets and training"), ("E07", "kmodel and ONNX"), ("E08", "Environment"),
-    ("W03", "Warnings and notices"),
-)
-
-
-def error_codes_page() -> str:
-    """Every code that the source can print."""
-    lines = [
-        "Every finding that ai8x prints has a code, a place, what was found, what is allowed and a remedy. `…` stands "
-        "for a name or a number. `I0001` is a defect of ai8x: its message names a log file to report.", "",
-        "Exit status: " + ", ".join(f"{status.value} {_status_words(status)}" for status in ExitStatus) + ".",
-    ]
-    uses = scan_package(PACKAGE)
-    for prefix, title in _RANGES:
-        chosen = [use for use in uses if use.code.startswith(prefix)]
-        lines += ["", f"## {prefix}xx: {title}", "",
-                  *_table(("Code", "Message", "Remedy", "Module"), _code_rows(chosen))]
-    return _page("Error codes", lines)
-
-
-def _status_words(status: ExitStatus) -> str:
-    return {ExitStatus.SUCCESS: "success", ExitStatus.INTERNAL: "internal error", ExitStatus.USER: "input refused",
-            ExitStatus.MISMATCH: "verification found a difference", ExitStatus.INTERRUPTED: "interrupted"}[status]
-
-
-def _code_rows(uses: Iterable[CodeUse]) -> Iterator[tuple[str, str, str, str]]:
-    modules: dict[tuple[str, ...], list[str]] = {}
-    for use in uses:
-        level = "" if use.level == "error" else f" ({use.level})"
-        modules.setdefault((use.code, level, use.message, use.help), []).append(use.module)
-    previous = ""
-    for (code, level, message, help_text), names in modules.items():
-        first = "" if code == previous else f"`{code}`"
-        yield first + level, message or "(the message names the problem)", help_text, ", ".join(names)
-        previous = code
+    return table(("Register, field", "Offset", "Bits", "Meaning", "Source"), rows)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -381,57 +337,93 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "limits-k210.md": limits_k210_page,
     "registers-max78000.md": registers_max78000_page,
     "registers-k210.md": registers_k210_page,
-    "error-codes.md": error_codes_page,
+    "network.schema.json": lambda: schema_text(KEY_MEANINGS),
 }
 """File below `REFERENCE` -> what makes it."""
 
-
-def _page(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"# {title}", "", NOTICE, "", *lines]) + "\n"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in rows:
-        cells = (" ".join(cell.split()).replace("|", "\\|") for cell in row)
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+FAMILIES: tuple[Callable[[], Mapping[str, str]], ...] = (error_pages,)
+"""Makers of many pages each, by their paths below `REFERENCE`."""
 
 
-def stale_pages(folder: Path = REFERENCE) -> dict[str, str]:
-    """Pages that differ from what the code says now, missing ones included: name -> what it should be."""
-    current = {name: page() for name, page in PAGES.items()}
-    return {name: text for name, text in current.items()
-            if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != text}
+def current_pages() -> dict[str, str]:
+    """Every page as the code says it now: path below the folder -> text."""
+    pages = {name: make() for name, make in PAGES.items()}
+    for family in FAMILIES:
+        pages |= family()
+    return pages
+
+
+def stale_pages(folder: Path = REFERENCE) -> dict[str, str | None]:
+    """Pages that differ from what the code says now: path -> what it should be; None where the code is gone."""
+    current = current_pages()
+    stale: dict[str, str | None] = {name: text for name, text in current.items() if _content(folder / name) != text}
+    folders = {Path(name).parent for name in current} - {Path()}
+    for path in (path for name in sorted(folders) for path in sorted((folder / name).glob("*.md"))):
+        name = path.relative_to(folder).as_posix()
+        if name not in current and NOTICE in (_content(path) or ""):
+            stale[name] = None
+    return stale
+
+
+def _content(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the pages, or compare them.
+    """Write the pages, compare them, or explain a code.
 
     Args:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        0 written or up to date, 2 no checkout, 3 stale with ``--check``.
+        0 written, printed or up to date, 2 no checkout or no such code, 3 stale with ``--check``.
     """
-    parser = argparse.ArgumentParser(prog="python -m ai8x.manual", description="Write docs/reference from the code.")
+    parser = argparse.ArgumentParser(prog="python -m ai8x.manual",
+                                     description="Write docs/reference from the code, or explain an error code.")
+    parser.add_argument("code", nargs="?", metavar="CODE", help="print the page of this code, such as E0312")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 3 where a page is stale")
     parser.add_argument("--out", type=Path, default=REFERENCE, metavar="DIR", help="folder (default: docs/reference)")
     arguments = parser.parse_args(argv)
+    if arguments.code is not None:
+        return run_main(lambda: _explain(arguments.code))
     return run_main(lambda: _execute(arguments.out, check=arguments.check))
+
+
+def _explain(code: str) -> int:
+    """Print the page of a code.
+
+    Raises:
+        UserError: E0818, there is no such code.
+    """
+    code = code.upper()
+    if code not in uses():
+        close = difflib.get_close_matches(code, uses(), n=1)
+        raise user_error("E0818", f"there is no error code '{code}'", found=code,
+                         allowed=f"one of {len(uses())} codes, such as E0312",
+                         help=f"write {close[0]}" if close else "copy the code from the brackets of the message")
+    sys.stdout.write(error_page(code).replace(f"{NOTICE}\n\n", ""))
+    return ExitStatus.SUCCESS
 
 
 def _execute(folder: Path, *, check: bool) -> int:
     if not folder.parent.is_dir():
         raise user_error("E0814", "the manual belongs to a checkout of the repository",
-                         source=Source(file=str(folder)), help="run this command in a checkout")
+                         source=Source(file=str(folder)), found="no such folder", allowed="a checkout with docs/",
+                         help="run this command in a checkout")
     stale = stale_pages(folder)
     for name, text in stale.items():
         if not check:
-            folder.mkdir(exist_ok=True)
-            write_text(folder / name, text)
-        sys.stdout.write(f"{'stale' if check else 'wrote'}: {folder / name}\n")
+            _replace(folder / name, text)
+        sys.stdout.write(f"{'stale' if check else 'removed' if text is None else 'wrote'}: {folder / name}\n")
     return ExitStatus.MISMATCH if check and stale else ExitStatus.SUCCESS
+
+
+def _replace(path: Path, text: str | None) -> None:
+    if text is None:
+        path.unlink()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
 
 
 if __name__ == "__main__":

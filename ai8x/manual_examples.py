@@ -88,3 +88,10 @@ def printed(example: Example) -> str:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
             synthesize.main([*example.words, "--no-verify"])
     return errors.getvalue().rstrip("\n")
+
+
+def npy_bytes(array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> bytes:
+    """A file that numpy.load reads."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()

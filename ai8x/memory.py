@@ -7,7 +7,7 @@ Owns the algorithm and its independent verifier; knows nothing of chips. Both ta
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ai8x.errors import Ai8xError
@@ -117,7 +117,8 @@ def plan_memory(buffers: Sequence[Buffer], capacity: int) -> MemoryPlan:
     items = tuple(buffers)
     bound = lower_bound(items)
     fit = _FirstFit(items)
-    best = min((fit.place(order) for order in _orders(items)), key=lambda trial: trial.peak, default=_NOTHING)
+    trials = (fit.place(order) for order in _orders(items))
+    best = min((trial for trial in trials if trial is not None), key=lambda trial: trial.peak)
     if best.peak > bound and best.order:
         best = _search(fit, best, bound)
     placed = tuple(replace(b, address=address) for b, address in zip(items, best.addresses, strict=True))
@@ -151,9 +152,6 @@ class _Trial:
     peak: int
 
 
-_NOTHING = _Trial(order=(), addresses=(), peak=0)
-
-
 def _orders(items: Sequence[Buffer]) -> Iterator[tuple[int, ...]]:
     """Orders to begin with, of the buffers without a given address."""
     free = [number for number, buffer in enumerate(items) if buffer.address is None]
@@ -171,30 +169,36 @@ class _FirstFit:
     """Places buffers one after the other, each at the lowest address where it meets no live neighbour."""
 
     def __init__(self, items: Sequence[Buffer]) -> None:
-        self.items = items
+        self.sizes = tuple(buffer.size for buffer in items)
         self.neighbours = tuple(
             tuple(n for n, other in enumerate(items) if other is not one and one.overlaps_in_time(other))
             for one in items
         )
-        self._given = {n: b.address for n, b in enumerate(items) if b.address is not None}
+        self._alignments = tuple(buffer.alignment for buffer in items)
+        self._given = tuple(-1 if buffer.address is None else buffer.address for buffer in items)
 
-    def place(self, order: tuple[int, ...]) -> _Trial:
-        """All buffers, those with given addresses first."""
-        addresses = dict(self._given)
+    def place(self, order: tuple[int, ...], limit: int | None = None) -> _Trial | None:
+        """All buffers, those with given addresses first; None as soon as one ends above the limit."""
+        addresses = list(self._given)
+        peak = max((a + size for a, size in zip(addresses, self.sizes, strict=True) if a >= 0), default=0)
         for number in order:
-            addresses[number] = self._lowest(number, addresses)
-        peak = max((address + self.items[n].size for n, address in addresses.items()), default=0)
-        return _Trial(order=order, addresses=tuple(addresses[n] for n in range(len(self.items))), peak=peak)
+            address = self._lowest(number, addresses)
+            addresses[number] = address
+            peak = max(peak, address + self.sizes[number])
+            if limit is not None and peak > limit:
+                return None
+        return _Trial(order=order, addresses=tuple(addresses), peak=peak)
 
-    def _lowest(self, number: int, addresses: Mapping[int, int]) -> int:
-        buffer = self.items[number]
-        taken = sorted((addresses[n], addresses[n] + self.items[n].size)
-                       for n in self.neighbours[number] if n in addresses)
+    def _lowest(self, number: int, addresses: Sequence[int]) -> int:
+        size, alignment, sizes = self.sizes[number], self._alignments[number], self.sizes
+        taken = [(addresses[n], addresses[n] + sizes[n]) for n in self.neighbours[number] if addresses[n] >= 0]
+        taken.sort()
         address = 0
         for start, end in taken:
-            if address + buffer.size <= start:
+            if address + size <= start:
                 break
-            address = max(address, -(-end // buffer.alignment) * buffer.alignment)
+            if end > address:
+                address = -(-end // alignment) * alignment
         return address
 
 
@@ -206,11 +210,14 @@ def _search(fit: _FirstFit, best: _Trial, bound: int) -> _Trial:
     while best.peak > bound and left > 0:
         left -= 1
         stale += 1
-        order = _shaken(best.order, generator) if stale > _PATIENCE else _moved(fit, current, generator)
-        trial = fit.place(order)
-        if stale > _PATIENCE or trial.peak <= current.peak:
-            stale = 0 if stale > _PATIENCE or trial.peak < current.peak else stale
-            current = trial
+        again = stale > _PATIENCE
+        order = _shaken(best.order, generator) if again else _moved(fit, current, generator)
+        trial = fit.place(order, None if again else current.peak)
+        if trial is None:
+            continue
+        if again or trial.peak < current.peak:
+            stale = 0
+        current = trial
         if trial.peak < best.peak:
             best = trial
     return best
@@ -218,7 +225,7 @@ def _search(fit: _FirstFit, best: _Trial, bound: int) -> _Trial:
 
 def _moved(fit: _FirstFit, trial: _Trial, generator: random.Random) -> tuple[int, ...]:
     """The order with one buffer at the peak, or one that lives beside it, in another place."""
-    highest = [n for n in trial.order if trial.addresses[n] + fit.items[n].size == trial.peak] or list(trial.order)
+    highest = [n for n in trial.order if trial.addresses[n] + fit.sizes[n] == trial.peak] or list(trial.order)
     number = _pick(highest, generator)
     beside = [n for n in fit.neighbours[number] if n in trial.order]
     if beside and generator.random() < 0.5:

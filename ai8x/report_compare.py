@@ -64,8 +64,13 @@ class LayerCost:
         """Units with the number of their steps where there are several."""
         num_cpu = len(self.steps) - self.num_computing
         if self.kind == "mixed":
-            return f"{next(unit for unit in self.units if unit != 'CPU')} + {num_cpu} CPU"
-        return self.units[0] if len(self.steps) == 1 else f"{len(self.steps)} {self.units[0]}"
+            computing = next(unit for unit in self.units if unit != "CPU")
+            return f"{_times(self.num_computing, computing)} + {_times(num_cpu, 'CPU')}"
+        return _times(len(self.steps), self.units[0])
+
+
+def _times(count: int, unit: str) -> str:
+    return unit if count == 1 else f"{count}×{unit}"
 
 
 def comparison(report: Report) -> tuple[ComparisonRow, ...]:

@@ -192,7 +192,7 @@ def _frame(memory: MemoryMap, hues: dict[str, int]) -> _Frame:
 
 
 def _panel(memory: MemoryMap, content: tuple[MemoryBlock, ...], lanes: Sequence[int], frame: _Frame) -> Panel:
-    boxes = tuple(_box(memory, block, frame, _interleaving(block, content)) for block in content)
+    boxes = tuple(_box(memory, block, frame, _neighbours(block, content)) for block in content)
     rows = tuple(Tick(position=_PANEL_HEIGHT * (1 - share), text=address_text(memory, round(frame.top * share)))
                  for share in (0, 0.25, 0.5, 0.75, 1))
     columns = tuple(Tick(position=_AXIS_WIDTH + (i + 0.5) * frame.step_width,
@@ -205,18 +205,45 @@ def _panel(memory: MemoryMap, content: tuple[MemoryBlock, ...], lanes: Sequence[
                  blocks=content)
 
 
-def _interleaving(block: MemoryBlock, content: Sequence[MemoryBlock]) -> tuple[int, int]:
-    """Place and number of the tensors that share these addresses word by word in turn; each gets a band."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Neighbours:
+    """Tensors at the same addresses while a tensor lives.
+
+    Args:
+        place, count: among those that share the words in turn; each gets a band.
+        before: what it overwrites: a layer may write where it has read, so that both live in one step.
+        after: what overwrites it.
+    """
+
+    place: int
+    count: int
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+def _neighbours(block: MemoryBlock, content: Sequence[MemoryBlock]) -> _Neighbours:
     sharing = [other for other in content
                if other.start < block.end and block.start < other.end
                and other.first_step <= block.last_step and block.first_step <= other.last_step]
-    return sharing.index(block), len(sharing)
+    before = [other for other in sharing if _is_replaced(other, block)]
+    after = [other for other in sharing if _is_replaced(block, other)]
+    in_turn = [other for other in sharing if other not in before and other not in after]
+    return _Neighbours(place=in_turn.index(block), count=len(in_turn), before=tuple(other.label for other in before),
+                       after=tuple(other.label for other in after))
 
 
-def _box(memory: MemoryMap, block: MemoryBlock, frame: _Frame, share: tuple[int, int]) -> Box:
-    place, count = share
+def _is_replaced(old: MemoryBlock, new: MemoryBlock) -> bool:
+    """Whether the layer that reads a tensor for the last time writes the other one."""
+    return old.last_step == new.first_step and (old.first_step, old.last_step) < (new.first_step, new.last_step)
+
+
+def _box(memory: MemoryMap, block: MemoryBlock, frame: _Frame, neighbours: _Neighbours) -> Box:
+    place, count = neighbours.place, neighbours.count
     band = max(_MIN_BOX_HEIGHT, _PANEL_HEIGHT * (block.end - block.start) / frame.top / count)
-    width = (block.last_step - block.first_step + 1) * frame.step_width - 2
+    # In place: the old tensor gives way in the middle of the step.
+    start = block.first_step + (0.5 if neighbours.before else 0.0)
+    end = block.last_step + (0.5 if neighbours.after else 1.0)
+    width = (end - start) * frame.step_width - 2
     y = max(0.0, _PANEL_HEIGHT * (1 - block.start / frame.top) - band * (place + 1))
     is_inside = band >= _MIN_LABEL_HEIGHT
     label = shortened(block.label, width, bold=is_inside)
@@ -224,7 +251,9 @@ def _box(memory: MemoryMap, block: MemoryBlock, frame: _Frame, share: tuple[int,
         label = ""  # hovering and the table name it; half a word beside its neighbours' says nothing
     first, last = memory.steps[block.first_step], memory.steps[block.last_step]
     shared = ", word by word in turn with another tensor" if count > 1 else ""
-    return Box(x=_AXIS_WIDTH + block.first_step * frame.step_width + 1, y=y, width=width, height=band,
+    shared += "".join(f", written over {name}" for name in neighbours.before)
+    shared += "".join(f", overwritten by {name}" for name in neighbours.after)
+    return Box(x=_AXIS_WIDTH + start * frame.step_width + 1, y=y, width=width, height=band,
                hue=frame.hues[block.label], label=label, label_y=y + band / 2 + 4 if is_inside else y - 3,
                title=f"{block.label}: {memory.unit} {address_text(memory, block.start)} to "
                      f"{address_text(memory, block.end - 1)} ({block.end - block.start:,}), alive from {first} to "

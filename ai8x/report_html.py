@@ -86,11 +86,13 @@ def render_html(report: Report) -> str:
     environment.filters["sentence"] = _sentence
     environment.filters["px"] = lambda value: f"{value:.1f}".removesuffix(".0")
     costs = layer_costs(report)
+    classes = [verdict_class(verdict) for verdict in report.verification.values()]
+    verdicts = {"equal": classes.count("good"), "bad": classes.count("bad"), "skipped": classes.count("skipped")}
     return environment.get_template("report.html.j2").render(
         report=report, views=tuple(_view(chip) for chip in report.chips), layer_costs=costs,
         graph=network_graph(report, costs), comparison=comparison(report), confusions=confusions(report),
-        has_errors=any(row.error for row in report.layers), verdict_class=verdict_class, witnesses=WITNESSES,
-        address_text=address_text, min_bars=MIN_BARS)
+        has_errors=any(row.error for row in report.layers), verdict_class=verdict_class, verdicts=verdicts,
+        witnesses=WITNESSES, address_text=address_text)
 
 
 def verdict_class(verdict: str) -> str:

@@ -42,6 +42,7 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
         console.print(f"  {row.executor:14} {row.correct} of {row.samples} test items correct "
                       f"({row.correct / row.samples:.2%}), {row.mismatches} with other outputs than the reference")
         if 0 < len(row.confusion) <= MAX_CONFUSION and all(row.confusion != other.confusion for other in printed):
+            console.print(f"\n{row.executor}: true class (rows), class found (columns)", markup=False)
             console.print(confusion_table(row))
         printed.append(row)
     console.print(f"\nReport: {folder / 'report.html'}", markup=False)
@@ -70,8 +71,7 @@ def chip_lines(chip: ChipReport) -> Iterator[str]:
 
 def confusion_table(row: Accuracy) -> Table:
     """What an executor took the items of every class for."""
-    table = Table(title=f"{row.executor}: true class (rows), class found (columns)", title_justify="left",
-                  box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="right")
     for found in range(len(row.confusion)):
         table.add_column(str(found), justify="right")

@@ -21,6 +21,7 @@ from ai8x import __version__
 from ai8x.checkpoint import Checkpoint, read_checkpoint
 from ai8x.errors import Diagnostic, Diagnostics, ExitStatus, Source, UserError, user_error
 from ai8x.files import atomic_write, check_replaceable, digest, npz_bytes, output_folder, write_json, write_text
+from ai8x.k210.forms import EXACT_FORMS, Forms
 from ai8x.max7800x.options import DEFAULT_PROJECT, ProjectOptions, plain_options
 from ai8x.network.build import build_network
 from ai8x.network.description import NetworkDescription
@@ -74,6 +75,7 @@ class SynthesisOptions:
         dataset: data set for that, and for the sample; empty = the one that the network file names.
         float_checkpoint: the model before it was quantised; the report then shows every layer's distance from it.
         max78000: choices for the MAX78000's project.
+        k210: forms that layers may take on the K210.
     """
 
     network: Path | NetworkDescription
@@ -91,6 +93,7 @@ class SynthesisOptions:
     dataset: str = ""
     float_checkpoint: Path | None = None
     max78000: ProjectOptions = DEFAULT_PROJECT
+    k210: Forms = EXACT_FORMS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

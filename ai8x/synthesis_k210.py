@@ -42,14 +42,14 @@ def synthesize_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, ann
     """
     network, sample = inputs.network, inputs.sample.values
     announce("k210: lowering to a kmodel")
-    lowered = lower_network(network)
+    lowered = lower_network(network, options.k210)
     image = lowered.image(sample)
     run = run_kmodel(lowered.data, image)
     folder.mkdir()
     atomic_write(folder / KMODEL_NAME, lowered.data)
     atomic_write(folder / SAMPLE_NAME, image.tobytes())
     write_runner(folder, RunnerModel(name=network.name, kmodel=lowered.data, image=image, outputs=run.outputs,
-                                     is_wide=network.layers[network.outputs[0]].output_bits == 32,
+                                     is_wide=tuple(network.layers[i].output_bits == 32 for i in network.outputs),
                                      labels=network.labels))
     files = {path.relative_to(folder).as_posix(): path.stat().st_size
              for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -76,9 +76,9 @@ def analyze_k210(inputs: Inputs, options: SynthesisOptions, folder: Path, announ
     Raises:
         UserError: the network has no exact form on the chip, or does not fit it.
     """
-    del options, folder
+    del folder
     announce("k210: lowering to a kmodel")
-    lowered = lower_network(inputs.network)
+    lowered = lower_network(inputs.network, options.k210)
     chip = chip_report(inputs.network, lowered, model_milliseconds(lowered.model), {})
     return TargetResult(verdicts=unverified("--analyze"), chip=chip)
 

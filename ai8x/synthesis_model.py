@@ -12,11 +12,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from ai8x.checkpoint import Checkpoint, arrays_from_tensors, read_checkpoint
 from ai8x.errors import Diagnostic, Source, UserError, user_error
@@ -42,6 +40,9 @@ from ai8x.training.registry import (
     find_model,
     resolve_bundled,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _SEED = 0
 
@@ -122,6 +123,8 @@ def synthesize(model: nn.Module | str | Path, checkpoint: State = None, *, out: 
         UserError: the input is refused; nothing is written.
         TypeError: an option does not exist.
     """
+    from torch import nn
+
     fields = {field.name for field in dataclasses.fields(ModelRequest)} - {"dataset"}
     request = ModelRequest(dataset=options.get("dataset", ""),
                            **{name: options.pop(name) for name in fields & options.keys()})
@@ -159,11 +162,13 @@ def _checkpoint(given: State) -> Checkpoint | None:
     """A checkpoint from whatever holds one."""
     if given is None or isinstance(given, Checkpoint):
         return given
-    if isinstance(given, Mapping):
-        tensors = {str(name): value for name, value in given.items() if isinstance(value, Tensor)}
-        arrays = {str(name): np.asarray(value) for name, value in given.items() if not isinstance(value, Tensor)}
-        return Checkpoint(state={**arrays, **arrays_from_tensors(tensors)})
-    return read_checkpoint(given)
+    if not isinstance(given, Mapping):
+        return read_checkpoint(given)
+    from torch import Tensor
+
+    tensors = {str(name): value for name, value in given.items() if isinstance(value, Tensor)}
+    arrays = {str(name): np.asarray(value) for name, value in given.items() if not isinstance(value, Tensor)}
+    return Checkpoint(state={**arrays, **arrays_from_tensors(tensors)})
 
 
 def _nothing_to_synthesise(message: str) -> UserError:
@@ -300,6 +305,8 @@ def _no_items(arguments: LoaderArguments) -> Parts:
 def _untrained(request: ModelRequest, spec: ModelSpec, data: DataSpec, config: TrainConfig
                ) -> tuple[nn.Module, Checkpoint]:
     """The model as training would start with it, always the same, and its integers."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         model = create_model(spec, data, config)

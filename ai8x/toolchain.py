@@ -275,11 +275,10 @@ def run_make(folder: Path, arguments: list[str]) -> str:
         output = done.stderr or done.stdout
         if excess := _overflow(output):
             raise user_error("E0424", excess, found=_excerpt(output).splitlines()[-1].strip(),
-                             allowed="weights, sample and program within the chip's memories",
-                             help="make a smaller sample: --synthesize-input 0x010203; or give the largest layers fewer "
-                                  "weight bits")
-        raise user_error("E0804", "the firmware does not build", source=Source(file=str(folder)), found="\n" + _excerpt(output),
-                         help="repair the first message, then run make in that folder")
+                             allowed="program, weights and sample within the chip's memories",
+                             help="make a smaller sample with --synthesize-input 0x010203, or use fewer weight bits")
+        raise user_error("E0804", "the firmware does not build", source=Source(file=str(folder)),
+                         found="\n" + _excerpt(output), help="repair the first message, then run make in that folder")
     return done.stdout
 
 

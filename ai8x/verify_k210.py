@@ -8,6 +8,7 @@ Source: docs/design.md "Verification record"; spec/k210-kmodel.md section 13.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from ai8x.errors import HardwareFault
 from ai8x.k210.interpreter import KmodelRun, run_kmodel
 from ai8x.k210.lower import LoweredModel
 from ai8x.k210.parameters import ZERO_POINT
-from ai8x.k210.steps import AddStep, ConvStep, LayerResult
+from ai8x.k210.steps import ConvStep, EltwiseStep, LayerResult
 from ai8x.network.ir import Layer, Network, Op, PoolSpec, TensorShape
 from ai8x.network.reference import Trace, compare_layer, run_layer
 from ai8x.verify import Verdict
+from ai8x.verify_k210_inexact import BeyondBound, following_trace
 
 WITNESS = "kmodel"
 
@@ -43,9 +45,20 @@ def verify_kmodel(network: Network, lowered: LoweredModel, sample: NDArray[Any],
 
 def compare_kmodel(network: Network, lowered: LoweredModel, run: KmodelRun, sample: NDArray[Any],
                    trace: Trace) -> Verdict:
-    """The first difference between a run and the reference, in the order of the network's layers."""
+    """The first difference between a run and the reference, in the order of the network's layers.
+
+    Tensors that the user allowed to be inexact are held to their bound, and the layers behind them to what follows
+    from them.
+    """
+    expected_of: Mapping[int, NDArray[Any]] = trace
+    if lowered.inexact:
+        try:
+            expected_of = following_trace(network, lowered, run, sample)
+        except BeyondBound as problem:
+            return Verdict(witness=WITNESS, difference=str(problem))
     for layer, result in zip(network.layers, lowered.results, strict=True):
-        expected = trace[layer.index] if result.pool is None else pooled(layer, trace[layer.index], result.pool)
+        expected = expected_of[layer.index]
+        expected = expected if result.pool is None else pooled(layer, expected, result.pool)
         found = visible_tensor(lowered, run, result, sample)
         difference = compare_layer(layer, expected, found.reshape(expected.shape))
         if difference:
@@ -66,7 +79,7 @@ def visible_tensor(lowered: LoweredModel, run: KmodelRun, result: LayerResult,
 
 
 def _bytes_of(lowered: LoweredModel, run: KmodelRun, result: LayerResult, index: int) -> NDArray[np.uint8]:
-    if isinstance(step := lowered.steps[index], AddStep):  # works on blocks of bytes, the last of which may be longer
+    if isinstance(step := lowered.steps[index], EltwiseStep):  # QUANTIZED_ADD fills whole blocks of bytes
         return run.tensors[index][: step.target.elements]
     if not isinstance(step, ConvStep):
         return run.tensors[index]

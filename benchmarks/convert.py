@@ -1,6 +1,6 @@
-"""Print what becomes of ten plain torch models: converted, trained for one epoch, quantised, verified on both chips.
+"""Print what becomes of ten plain torch models: converted, trained, quantised, verified on both chips.
 
-Usage: python -m benchmarks.convert [NAME ...] [--markdown]
+Usage: python -m benchmarks.convert [NAME ...] [--epochs N] [--markdown]
 
 The models are those of ``tests/nn/conversion/plain_models.py``, data are the digits and synthetic sets. Exit status 1
 if fewer than 8 fit the MAX78000 or fewer than 7 the K210, or if a witness differs.
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run all models and print the table."""
     parser = argparse.ArgumentParser(description="Convert ten plain torch models and verify them on both chips.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PLAIN)} (default: all)")
+    parser.add_argument("--epochs", type=int, default=1, metavar="N", help="passes over the training data (default 1)")
     parser.add_argument("--markdown", action="store_true", help="print a table for the manual")
     arguments = parser.parse_args(argv)
     names = arguments.names or list(PLAIN)
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            runs[name] = run(name, Path(folder))
+            runs[name] = run(name, Path(folder), epochs=arguments.epochs)
         cells = row(name, runs[name])
         print("| " + " | ".join(cells) + " |" if arguments.markdown else "  ".join(f"{c:>12s}" for c in cells),
               flush=True)

@@ -91,8 +91,8 @@ def count_same_scores(file: Path) -> int:
     from ai8x.nn.base import OutputScale, set_output_scale
     from ai8x.nn.loading import load_state
     from ai8x.quantization import quantize_state
-    from ai8x.training.digits import DIGITS
     from ai8x.training.data import BatchPlan, LoaderArguments
+    from ai8x.training.digits import DIGITS
     from models.digitsnet import digitsnet
 
     state = read_checkpoint(file).tensors()

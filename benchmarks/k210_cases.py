@@ -59,7 +59,7 @@ def firmware_verdict(network: Network, lowered: LoweredModel, sample: np.ndarray
         (folder / "model.kmodel").write_bytes(lowered.data)
         (folder / "sample.bin").write_bytes(image.tobytes())
         write_runner(folder, RunnerModel(name=network.name, kmodel=lowered.data, image=image, outputs=run.outputs,
-                                         is_wide=network.layers[network.outputs[-1]].output_bits == 32, labels=()))
+                                         is_wide=tuple(network.layers[i].output_bits == 32 for i in network.outputs)))
         return str(verify_kpu_firmware(folder, lowered, run))
 
 

@@ -4,18 +4,17 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ai8x.capacity import Consumer, Remedy
 from ai8x.report import (
     Accuracy,
     ChipLayer,
     ChipReport,
-    Consumer,
     Finding,
     LayerError,
     LayerRow,
     MemoryBlock,
     MemoryMap,
     Refusal,
-    Remedy,
     Report,
     Resource,
 )
@@ -64,8 +63,9 @@ def branching_report() -> Report:
         target="k210", title="Kendryte K210", clock_hz=50_000_000, peak_macs_per_cycle=576, layers=steps,
         total_cycles=500, total_time_us=10.0, timing_note="estimated", memory_maps=(memory,), plan_peak=384,
         plan_lower_bound=320, unverified=(known_fact("k210-pooling"), known_fact("max78000-accumulator", "up to 9")),
-        resources=(Resource(name="Store", used=6, capacity=64, unit="words", role="weights", parts=(1, 0, 2, 0, 3, 0, 0, 0),
-                            part_capacity=8, part_name="bank", group_size=4, group_name="half"),),
+        resources=(Resource(name="Store", used=6, capacity=64, unit="words", role="weights",
+                            parts=(1, 0, 2, 0, 3, 0, 0, 0), part_capacity=8, part_name="bank", group_size=4,
+                            group_name="half"),),
         proofs=("l0: below 2**24",), files={"main.c": 1234})
     refuses = ChipReport(
         target="max78000", title="MAX78000", clock_hz=0, layers=(), total_cycles=0, total_time_us=0.0, timing_note="",
@@ -77,7 +77,8 @@ def branching_report() -> Report:
     counts = ((5, 1, 0), (0, 7, 0), (0, 0, 0))
     return Report(
         version="0", network="branching", dataset="shapes", input_shape=(8, 16, 16), sample="by hand", layers=rows,
-        chips=(refuses, accepts), verification={"reference": "equal", "kmodel": "different: l1", "firmware": "skipped: x"},
+        chips=(refuses, accepts),
+        verification={"reference": "equal", "kmodel": "different: l1", "firmware": "skipped: x"},
         accuracy=(Accuracy(executor="reference", samples=13, correct=12, mismatches=0, confusion=counts),
                   Accuracy(executor="k210", samples=13, correct=12, mismatches=0, confusion=counts)),
         messages=("a notice",), labels=("round", "square", "other"), error_samples="13 test items of shapes")

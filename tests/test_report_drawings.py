@@ -56,11 +56,22 @@ def test_runs_of_lanes_are_named_together() -> None:
 
 
 def test_tensors_that_share_words_get_a_band_each() -> None:
-    (panel,) = memory_panels(map_of([block("a", end=640), block("b", start=4, end=640)]))
+    (panel,) = memory_panels(map_of([block("a", end=640), block("b", start=4, end=640)]))  # of one reader
     low, high = panel.boxes
     assert low.height == pytest.approx(high.height, rel=0.02)
     assert high.y + high.height <= low.y + 1
     assert "word by word in turn" in low.title
+
+
+def test_a_layer_that_writes_where_it_reads_ends_one_tensor_and_starts_the_other() -> None:
+    (panel,) = memory_panels(map_of([block("in", last_step=0), block("a", last_step=1), block("b", first_step=1)],
+                                    steps=("x", "y")))
+    first, middle, last = panel.boxes
+    assert first.height == middle.height == last.height, "no bands: they do not share their words"
+    assert first.x + first.width < middle.x < middle.x + middle.width < last.x
+    assert "overwritten by a" in first.title
+    assert "written over in, overwritten by b" in middle.title
+    assert "in turn" not in "".join(box.title for box in panel.boxes)
 
 
 def test_panels_of_one_map_have_the_same_axes() -> None:

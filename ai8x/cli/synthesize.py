@@ -59,6 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--overwrite", action="store_true", help="replace an output folder with foreign files")
     chip = parser.add_argument_group("chip")
     chip.add_argument("--avg-pool-rounding", action="store_true", help="average pooling rounds instead of truncating")
+    parser.advanced(chip, "--k210-own-layers", action="store_true",
+                    help="K210: where nothing else is exact (large averages, OR, XOR) use layer types that only the "
+                         "generated runner knows, not the vendor's SDK or MaixPy")
+    parser.advanced(chip, "--allow-inexact", action="store_true",
+                    help="K210: where nothing is exact use layers that may be off; the report states the bound")
     check = parser.add_argument_group("verification")
     check.add_argument("--analyze", action="store_true",
                        help="report memory, cycles and what does not fit, and generate nothing; with --model no "
@@ -71,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--samples", "--test-samples", dest="test_samples", type=int, default=0, metavar="N",
                        help="also classify the data set's test part: all of it with the reference, N items on each "
                             "simulator (default: 0, none)")
-    check.add_argument("--dataset", metavar="NAME", help="data set for that (default: the network description's)")
+    check.add_argument("--dataset", metavar="NAME",
+                       help="data set for that, and with --model for the shape of the input (default: the network "
+                            "description's or the training run's)")
     parser.advanced(check, "--float-checkpoint", type=Path, metavar="FILE",
                     help="the model before quantize.py: the report then shows every layer's distance from it (needs "
                          "torch)")
@@ -184,6 +191,8 @@ def options_from(arguments: argparse.Namespace) -> SynthesisOptions:
 
 def _shared_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Fields of `SynthesisOptions` that do not depend on how the network is given."""
+    from ai8x.k210.forms import Forms
+
     if arguments.test_samples < 0:
         raise user_error("E0291", "--samples counts items", found=str(arguments.test_samples),
                          allowed="0 or more", help="write --samples 100")
@@ -195,7 +204,8 @@ def _shared_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "sample": arguments.sample_input, "verify": arguments.verify, "analyze": arguments.analyze,
         "overwrite": arguments.overwrite, "average_rounded": arguments.avg_pool_rounding,
         "test_samples": arguments.test_samples, "dataset": arguments.dataset or "",
-        "float_checkpoint": arguments.float_checkpoint, "max78000": project_options(arguments)}
+        "float_checkpoint": arguments.float_checkpoint, "max78000": project_options(arguments),
+        "k210": Forms(own_layers=arguments.k210_own_layers, inexact=arguments.allow_inexact)}
 
 
 def _execute(arguments: argparse.Namespace) -> int:

@@ -95,6 +95,9 @@ def _add_actions(parser: CommandParser) -> None:
                     help="with --evaluate: write test item I as int8 numbers to sample_DATASET.npy")
     parser.advanced(evaluation, "--slice-sample", action="store_true",
                     help="with --save-sample: keep only the first three channels")
+    parser.advanced(evaluation, "--prune-curve", nargs="?", const=_NEWEST, metavar="SVG",
+                    help="with --evaluate: show the accuracy over the share of weights and channels taken away, in a "
+                         "table and a picture (default: beside the checkpoint), and stop")
     parser.advanced(evaluation, "--summary", metavar="KIND", choices=SUMMARIES,
                     help="print the model's layers (model, modules), multiply-accumulates (compute), bytes (memory) or "
                          "zeros (sparsity), or write the float network as ONNX (onnx; onnx_simplified folds "
@@ -163,18 +166,7 @@ def _execute(arguments: argparse.Namespace) -> int:
     if arguments.evaluate is not None:
         _evaluate(arguments, settings)
         return ExitStatus.SUCCESS
-    if arguments.integer:
-        raise user_error("E0621", "-8 evaluates a quantised checkpoint; it cannot train", found="-8 without --evaluate",
-                         help="add --evaluate FILE-q.pth.tar, or leave -8 out")
-    if arguments.save_sample is not None:
-        raise user_error("E0621", "--save-sample belongs to --evaluate", found="--save-sample without --evaluate",
-                         help="add --evaluate FILE")
-    if arguments.resume is not None and arguments.weights is not None:
-        raise user_error("E0621", "--resume and --exp-load-weights-from exclude each other",
-                         help="keep --resume to go on with a run, the other to start a new one")
-    if arguments.reset_optimizer and arguments.resume is None:
-        raise user_error("E0621", "--reset-optimizer belongs to --resume", found="--reset-optimizer without --resume",
-                         help="add --resume RUN, or use --exp-load-weights-from FILE")
+    _check_training(arguments)
     _share_processors()
     from ai8x.training.session import resume_training, start_training
 
@@ -184,6 +176,27 @@ def _execute(arguments: argparse.Namespace) -> int:
         result = start_training(settings, weights=_path(arguments.weights))
     print_result(result)
     return ExitStatus.INTERRUPTED if result["status"] == "interrupted" else ExitStatus.SUCCESS
+
+
+def _check_training(arguments: argparse.Namespace) -> None:
+    """Refuse options that belong to something else than training.
+
+    Raises:
+        UserError: E0621.
+    """
+    if arguments.integer:
+        raise user_error("E0621", "-8 evaluates a quantised checkpoint; it cannot train", found="-8 without --evaluate",
+                         help="add --evaluate FILE-q.pth.tar, or leave -8 out")
+    for option, given in (("--save-sample", arguments.save_sample), ("--prune-curve", arguments.prune_curve)):
+        if given is not None:
+            raise user_error("E0621", f"{option} belongs to --evaluate", found=f"{option} without --evaluate",
+                             help="add --evaluate FILE")
+    if arguments.resume is not None and arguments.weights is not None:
+        raise user_error("E0621", "--resume and --exp-load-weights-from exclude each other",
+                         help="keep --resume to go on with a run, the other to start a new one")
+    if arguments.reset_optimizer and arguments.resume is None:
+        raise user_error("E0621", "--reset-optimizer belongs to --resume", found="--reset-optimizer without --resume",
+                         help="add --resume RUN, or use --exp-load-weights-from FILE")
 
 
 def _share_processors() -> None:
@@ -216,6 +229,12 @@ def _evaluate(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
                          help="name one of them")
     from ai8x.training.evaluation import EvaluationRequest, evaluate_checkpoint
 
+    if arguments.prune_curve is not None:
+        from ai8x.training.prune_curve import draw_pruning
+
+        for line in draw_pruning(Path(file), settings, _path(arguments.prune_curve or None)):
+            print(line)
+        return
     request = EvaluationRequest(file=Path(file), settings=settings, integer=arguments.integer,
                                 sample_index=arguments.save_sample, slice_sample=arguments.slice_sample)
     print_result(evaluate_checkpoint(request))

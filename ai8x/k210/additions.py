@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from ai8x.errors import UserError
 from ai8x.k210.constraints import adds_on_cpu, channels_combined
 from ai8x.k210.device import K210
+from ai8x.k210.forms import EXACT_FORMS, Forms
 from ai8x.k210.legalize import legalize, resolve_alias
 from ai8x.k210.step_times import steps_milliseconds
 from ai8x.k210.steps import ConvStep, LoweredSteps, UploadStep
@@ -24,22 +25,23 @@ MOST_TRIALS = 16
 """Layers for which the second form is tried; each takes as long as lowering the network."""
 
 
-def cheapest_steps(network: Network) -> LoweredSteps:
+def cheapest_steps(network: Network, forms: Forms = EXACT_FORMS) -> LoweredSteps:
     """The steps of a network, every addition in its faster form.
 
     Args:
         network: passed `constraints.check_network`.
+        forms: what the user allows.
 
     Raises:
         UserError: E0360, a layer's numbers or maps exceed what the KPU holds.
     """
     chosen = frozenset(layer.index for layer in network.layers
                        if adds_on_cpu(layer) and channels_combined(layer) > K210.limits.max_channels)
-    best = legalize(network, cpu_additions=chosen)
+    best = legalize(network, cpu_additions=chosen, forms=forms)
     least_ms = steps_milliseconds(best.steps)
     for index in [index for index in _worth_trying(network, best) if index not in chosen][:MOST_TRIALS]:
         try:
-            trial = legalize(network, cpu_additions=chosen | {index})
+            trial = legalize(network, cpu_additions=chosen | {index}, forms=forms)
         except UserError:  # this form does not exist here; the other does
             continue
         if (trial_ms := steps_milliseconds(trial.steps)) < least_ms:

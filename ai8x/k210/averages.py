@@ -44,7 +44,7 @@ def average_parameters(weights: NDArray[Any], count: int, *, rounded: bool) -> K
         rounded: halves go away from zero; otherwise truncate towards zero.
 
     Raises:
-        NotExact: the table cannot express the division (windows of more than about a hundred cells).
+        NotExact: the table cannot express the division (some windows from 196 cells on).
     """
     bias = np.zeros(len(weights), np.int64)
     worst = worst_accumulator(weights, bias)

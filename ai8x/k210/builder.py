@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ai8x.arithmetic import INT8
 from ai8x.k210.device import K210, channels_per_line, channels_per_load, map_lines
+from ai8x.k210.forms import EXACT_FORMS, Forms
 from ai8x.k210.frames import AxisWork, Frame, FramePlan, fit_margins, plan_frame, side_by_side
 from ai8x.k210.main_memory import MainMemoryBuilder
 from ai8x.k210.parameters import KpuParameters, NotExact, exact_parameters
@@ -66,8 +67,8 @@ class ConvWork:
 class StepBuilder(MainMemoryBuilder):
     """The steps so far, and what convolutions need: maps that suit them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, forms: Forms = EXACT_FORMS) -> None:
+        super().__init__(forms)
         self._neighbours: dict[str, tuple[str, ...]] = {}
 
     # ------------------------------------------------------------------------------------------ convolutions

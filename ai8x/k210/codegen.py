@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from ai8x.ctext import LICENCE, c_identifier, comment_text
 from ai8x.files import atomic_write
 from ai8x.k210.kmodel import KModel, read_kmodel
+from ai8x.k210.kmodel_base import OWN_TYPES
 from ai8x.k210.kmodel_layers import K210Conv, KModelLayer, Logistic, Softmax, layer_type, layer_type_name
 from ai8x.k210.parameters import ZERO_POINT
 
@@ -42,6 +43,8 @@ EXPECTED_NAME = "expected.bin"
 """The known answer: the bytes of all outputs one after the other."""
 
 _TEMPLATE_SUFFIX = ".j2"
+_MAIXPY_SCRIPT = "maix_run.py.j2"
+_PICTURE_CHANNELS = (1, 3)
 _WIDE_FRACTION_BITS = 14  # weights and activations have seven bits after the binary point each
 _BYTE_FRACTION_BITS = 7
 _EXPONENTIAL_UNITS = 16  # see `output_tolerances`
@@ -57,7 +60,7 @@ class RunnerModel:
         kmodel: the file's bytes, version 3.
         image: the sample as the runner takes it: planar uint8 (C, H, W).
         outputs: the known answer: uint8 bytes of every output.
-        is_wide: output 0 holds the accumulators of a wide layer as float32, otherwise bytes ``a + 128``.
+        is_wide: of every output: it holds the accumulators of a wide layer as float32, otherwise bytes ``a + 128``.
         labels: class names; a table of classes is printed if there is one for each element of output 0.
         fraction_bits: bits after the binary point of output 0 as logits; None for what the layer's formats give.
     """
@@ -66,7 +69,7 @@ class RunnerModel:
     kmodel: bytes
     image: NDArray[np.uint8]
     outputs: tuple[NDArray[np.uint8], ...]
-    is_wide: bool
+    is_wide: tuple[bool, ...]
     labels: tuple[str, ...] = ()
     fraction_bits: int | None = None
 
@@ -76,11 +79,13 @@ class RunnerModel:
             raise ValueError(f"the image is uint8 (C, H, W), not {self.image.dtype} {self.image.shape}")
         if not self.outputs or any(output.dtype != np.uint8 for output in self.outputs):
             raise ValueError("every output is given as its bytes")
+        if len(self.is_wide) != len(self.outputs):
+            raise ValueError(f"{len(self.is_wide)} flags for {len(self.outputs)} outputs")
 
     @property
     def num_classes(self) -> int:
         """Elements of output 0."""
-        return self.outputs[0].size // (4 if self.is_wide else 1)
+        return self.outputs[0].size // (4 if self.is_wide[0] else 1)
 
 
 def render_runner(model: RunnerModel) -> dict[str, bytes]:
@@ -106,6 +111,8 @@ def render_runner(model: RunnerModel) -> dict[str, bytes]:
     context = _context(model, kmodel)
     files: dict[str, bytes] = {}
     for name, entry in _walk(resources.files("ai8x.k210") / "templates"):
+        if name == _MAIXPY_SCRIPT and not _runs_on_camera(model, kmodel):
+            continue
         if name.endswith(_TEMPLATE_SUFFIX):
             text = environment.get_template(name).render(context)
             files[name.removesuffix(_TEMPLATE_SUFFIX)] = text.encode("ascii")
@@ -113,6 +120,16 @@ def render_runner(model: RunnerModel) -> dict[str, bytes]:
             files[name] = entry.read_bytes()
     files[EXPECTED_NAME] = b"".join(output.tobytes() for output in model.outputs)
     return files
+
+
+def needs_own_runner(kmodel: KModel) -> bool:
+    """The model has layer types that only the stand-alone runner knows."""
+    return any(layer_type(layer) in OWN_TYPES for layer in kmodel.layers)
+
+
+def _runs_on_camera(model: RunnerModel, kmodel: KModel) -> bool:
+    """MaixPy feeds pictures of one or three channels, and knows published layers only; sections 9 and 17.3."""
+    return model.image.shape[0] in _PICTURE_CHANNELS and not needs_own_runner(kmodel)
 
 
 def write_runner(folder: Path, model: RunnerModel) -> tuple[Path, ...]:
@@ -178,7 +195,7 @@ def _context(model: RunnerModel, kmodel: KModel) -> dict[str, Any]:
     tolerances = output_tolerances(kmodel)
     bits = model.fraction_bits
     if bits is None:
-        bits = _WIDE_FRACTION_BITS if model.is_wide else _BYTE_FRACTION_BITS
+        bits = _WIDE_FRACTION_BITS if model.is_wide[0] else _BYTE_FRACTION_BITS
     return {
         "title": comment_text(model.name),
         "project": c_identifier(model.name),
@@ -192,7 +209,8 @@ def _context(model: RunnerModel, kmodel: KModel) -> dict[str, Any]:
         "channels": channels,
         "height": height,
         "width": width,
-        "is_wide": model.is_wide,
+        "is_wide": [int(flag) for flag in model.is_wide],
+        "needs_own_runner": needs_own_runner(kmodel),
         "zero_point": ZERO_POINT,
         "has_tolerances": any(tolerances),
         "tolerances": [f"{tolerance:.9e}f" for tolerance in tolerances],

@@ -14,6 +14,7 @@ import numpy as np
 from ai8x.arithmetic import BIAS_SHIFT, INT8
 from ai8x.errors import Diagnostic, Diagnostics
 from ai8x.k210.device import K210
+from ai8x.k210.forms import EXACT_FORMS, Forms
 from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, Activation, Eltwise, Layer, Network, Op
 
 EXACT_FLOAT = 1 << 24
@@ -37,8 +38,12 @@ class Finding:
 Rule = Callable[[Layer, Network], Finding | None]
 
 
-def check_network(network: Network) -> Diagnostics:
+def check_network(network: Network, forms: Forms = EXACT_FORMS) -> Diagnostics:
     """Every rule on every layer.
+
+    Args:
+        network: what is to be lowered.
+        forms: what the user allows; layer types of our own lift `operator_is_available`.
 
     Returns:
         The findings, in layer order; all of them errors.
@@ -46,6 +51,8 @@ def check_network(network: Network) -> Diagnostics:
     diagnostics = Diagnostics()
     for layer in network.layers:
         for rule in RULES:
+            if rule is operator_is_available and forms.own_layers:
+                continue
             if finding := rule(layer, network):
                 diagnostics.add(Diagnostic(
                     code=finding.code, message=f"k210: {finding.message}", source=layer.source, layer=layer.name,
@@ -64,10 +71,15 @@ def operator_is_available(layer: Layer, network: Network) -> Finding | None:
 
     Source: section 13.2.
     """
-    if layer.eltwise in (Eltwise.OR, Eltwise.XOR):
+    if is_bitwise(layer) and layer.eltwise is not None:
         return Finding(code="E0350", message="bitwise operators have no KPU form", found=str(layer.eltwise.value),
-                       help="use add or sub, or --target max78000")
+                       help="use add or sub, --k210-own-layers if the generated runner is used, or --target max78000")
     return None
+
+
+def is_bitwise(layer: Layer) -> bool:
+    """Whether the layer combines its operands bit by bit."""
+    return layer.eltwise in (Eltwise.OR, Eltwise.XOR)
 
 
 def no_state_is_kept(layer: Layer, network: Network) -> Finding | None:
@@ -100,7 +112,7 @@ def channels_fit(layer: Layer, network: Network) -> Finding | None:
     Source: sections 7 and 13.2.
     """
     limit = K210.limits.max_channels
-    together = layer.operand_shape.channels if adds_on_cpu(layer) else channels_combined(layer)
+    together = layer.operand_shape.channels if adds_on_cpu(layer) or is_bitwise(layer) else channels_combined(layer)
     if together <= limit or (layer.op is Op.LINEAR and not layer.eltwise):
         return None
     return Finding(code="E0354", message="the KPU cannot read so many channels at once", found=f"{together} channels",

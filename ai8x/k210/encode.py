@@ -7,8 +7,10 @@ Source: spec/k210-kmodel.md sections 3, 4.2, 8.1 and 9.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from ai8x.k210.device import (
 )
 from ai8x.k210.kmodel_layers import (
     Act,
+    AveragePool2d,
     Dequantize,
     FullyConnected,
     GlobalAveragePool2d,
@@ -36,11 +39,26 @@ from ai8x.k210.kmodel_layers import (
     QuantizedMaxPool2d,
     Requantize,
 )
+from ai8x.k210.kmodel_own import Ai8xAveragePool2d, Ai8xBitwise, BitwiseOperation
 from ai8x.k210.parameters import ZERO_POINT
-from ai8x.k210.steps import AddStep, ConvStep, CpuOp, CpuStep, GatherStep, MainBuffer, MaxPoolStep, Step, UploadStep
+from ai8x.k210.steps import (
+    AverageStep,
+    ConvStep,
+    CpuOp,
+    CpuStep,
+    EltwiseStep,
+    GatherStep,
+    MainBuffer,
+    MaxPoolStep,
+    Step,
+    UploadStep,
+)
+from ai8x.network.ir import Eltwise
 
 _ADDITION_RAISE = 256
 """Makes every sum and difference of two activations positive."""
+
+_BITWISE = MappingProxyType({Eltwise.OR: BitwiseOperation.OR, Eltwise.XOR: BitwiseOperation.XOR})
 
 _BURST = 15
 """dma_burst_size of every known file."""
@@ -65,18 +83,7 @@ class Places:
 
 def encode_step(step: Step, places: Places) -> KModelLayer:
     """The kmodel layer of a step."""
-    if isinstance(step, ConvStep):
-        return _encode_conv(step, places)
-    if isinstance(step, UploadStep):
-        return _encode_upload(step, places)
-    if isinstance(step, GatherStep):
-        ranges = tuple(MemoryRange(address=places.address(r.buffer) + r.offset, size=r.size) for r in step.ranges)
-        return QuantizedConcat(output=places.address(step.target), ranges=ranges)
-    if isinstance(step, AddStep):
-        return _encode_addition(step, places)
-    if isinstance(step, MaxPoolStep):
-        return _encode_max_pool(step, places)
-    return _encode_cpu(step, places)
+    return _ENCODERS[type(step)](step, places)
 
 
 def _encode_conv(step: ConvStep, places: Places) -> K210Conv:
@@ -118,19 +125,44 @@ def _encode_upload(step: UploadStep, places: Places) -> KModelLayer:
                       channels=step.target.channels)
 
 
-def _encode_addition(step: AddStep, places: Places) -> QuantizedAdd:
-    """``a + b`` or ``a - b``, limited to a byte.
+def _encode_eltwise(step: EltwiseStep, places: Places) -> KModelLayer:
+    """``a + b`` or ``a - b``, limited to a byte; or a bitwise layer of our own.
 
     The shift is 1 and the factor 2, for a shift of 0 is not defined; the value that is shifted is even and positive, so
     that every reading of the rounding gives the same.
 
     Source: section 13.2, "Add in main memory".
     """
-    sign = -1 if step.subtract else 1
+    first, second, target = (places.address(buffer) for buffer in (step.first, step.second, step.target))
+    if step.operation in _BITWISE:
+        return Ai8xBitwise(input_a=first, input_b=second, output=target, count=step.target.elements,
+                           operation=_BITWISE[step.operation])
+    sign = -1 if step.operation is Eltwise.SUB else 1
     return QuantizedAdd(
-        input_a=places.address(step.first), input_b=places.address(step.second), output=places.address(step.target),
-        count=step.target.elements, offset_a=_ADDITION_RAISE - ZERO_POINT, mul_a=1, shift_a=0, offset_b=-ZERO_POINT,
-        mul_b=sign, shift_b=0, offset_output=ZERO_POINT - _ADDITION_RAISE, mul_output=2, shift_output=1)
+        input_a=first, input_b=second, output=target, count=step.target.elements,
+        offset_a=_ADDITION_RAISE - ZERO_POINT, mul_a=1, shift_a=0, offset_b=-ZERO_POINT, mul_b=sign, shift_b=0,
+        offset_output=ZERO_POINT - _ADDITION_RAISE, mul_output=2, shift_output=1)
+
+
+def _encode_average(step: AverageStep, places: Places) -> KModelLayer:
+    """AVERAGE_POOL2D where the source holds floats, else a layer of our own."""
+    (channels, height, width), (_, out_height, out_width) = step.shape, step.out_shape
+    pool = step.pool
+    places_and_sizes = {
+        "input": places.address(step.source), "output": places.address(step.target), "input_width": width,
+        "input_height": height, "output_width": out_width, "output_height": out_height,
+        "kernel_width": pool.window[1], "kernel_height": pool.window[0], "stride_width": pool.stride[1],
+        "stride_height": pool.stride[0]}
+    if step.source.is_float:
+        return AveragePool2d(**places_and_sizes, input_channels=channels, output_channels=channels, pad_width=0,
+                             pad_height=0, act=Act.LINEAR)
+    return Ai8xAveragePool2d(**places_and_sizes, channels=channels, dilation_width=pool.dilation[1],
+                             dilation_height=pool.dilation[0], rounded=int(step.rounded))
+
+
+def _encode_gather(step: GatherStep, places: Places) -> KModelLayer:
+    ranges = tuple(MemoryRange(address=places.address(r.buffer) + r.offset, size=r.size) for r in step.ranges)
+    return QuantizedConcat(output=places.address(step.target), ranges=ranges)
 
 
 def _encode_max_pool(step: MaxPoolStep, places: Places) -> QuantizedMaxPool2d:
@@ -161,3 +193,8 @@ def _encode_cpu(step: CpuStep, places: Places) -> KModelLayer:
                                    channels=channels)
     layer = Dequantize if step.op is CpuOp.DEQUANTIZE else Quantize
     return layer(input=source, output=target, count=step.target.elements, scale=step.scale, bias=step.offset)
+
+
+_ENCODERS: Mapping[type[Step], Callable[[Any, Places], KModelLayer]] = MappingProxyType({
+    ConvStep: _encode_conv, UploadStep: _encode_upload, GatherStep: _encode_gather, EltwiseStep: _encode_eltwise,
+    AverageStep: _encode_average, MaxPoolStep: _encode_max_pool, CpuStep: _encode_cpu})

@@ -19,17 +19,19 @@ from numpy.typing import NDArray
 from ai8x.arithmetic import BIAS_SHIFT, apply_abs
 from ai8x.errors import Diagnostic, UserError
 from ai8x.k210.builder import ConvWork, StepBuilder, arranged_size, copying_parameters, fold
-from ai8x.k210.constraints import is_non_negative, operands_are_non_negative, runs_in_float
+from ai8x.k210.constraints import is_bitwise, is_non_negative, operands_are_non_negative, runs_in_float
 from ai8x.k210.device import K210
+from ai8x.k210.forms import EXACT_FORMS, Forms
 from ai8x.k210.frames import KERNEL_TAPS, AxisWork, Frame
 from ai8x.k210.gather import Dense, Row
 from ai8x.k210.legalize_conv import Fused, convolved, with_pool
-from ai8x.k210.legalize_pool import PoolRequest, carried_pool, pooled
+from ai8x.k210.legalize_pool import PoolRequest, carried_pool, inexact_reason, pooled
 from ai8x.k210.parameters import ZERO_POINT, NotExact
 from ai8x.k210.steps import (
     ConvStep,
     CpuOp,
     CpuStep,
+    Inexact,
     KpuMap,
     LayerResult,
     LoweredSteps,
@@ -45,17 +47,18 @@ _PATCH = KERNEL_TAPS * KERNEL_TAPS
 """Features that one channel of a 3x3 map holds."""
 
 
-def legalize(network: Network, *, cpu_additions: Set[int] = frozenset()) -> LoweredSteps:
+def legalize(network: Network, *, cpu_additions: Set[int] = frozenset(), forms: Forms = EXACT_FORMS) -> LoweredSteps:
     """The steps of a network that passed `constraints.check_network`.
 
     Args:
         network: what is lowered.
         cpu_additions: indices of the layers whose two operands the CPU adds; `additions.cheapest_steps` chooses them.
+        forms: what the user allows.
 
     Raises:
         UserError: E0360, a layer's numbers or maps exceed what the KPU holds.
     """
-    return _Legalizer(network, cpu_additions).run()
+    return _Legalizer(network, cpu_additions, forms).run()
 
 
 def resolve_alias(index: int, network: Network) -> int:
@@ -105,10 +108,11 @@ def turned(pool: PoolSpec) -> PoolSpec:
 class _Legalizer:
     """Walks the layers in order; one instance lowers one network."""
 
-    def __init__(self, network: Network, cpu_additions: Set[int]) -> None:
+    def __init__(self, network: Network, cpu_additions: Set[int], forms: Forms) -> None:
         self._network = network
         self._cpu_additions = cpu_additions
-        self._builder = StepBuilder()
+        self._builder = StepBuilder(forms)
+        self._inexact: list[Inexact] = []
         self._tensors: dict[tuple[int, PoolSpec], Tensor] = {}
         self._results: list[LayerResult] = []
         self._floats: dict[int, MainBuffer] = {}
@@ -123,7 +127,7 @@ class _Legalizer:
         outputs = tuple(self._output(self._network.layers[index]) for index in self._network.outputs)
         self._end_in_main_memory()
         return LoweredSteps(steps=tuple(self._builder.steps), input_map=self._input_map,
-                            results=tuple(self._results), outputs=outputs)
+                            results=tuple(self._results), outputs=outputs, inexact=tuple(self._inexact))
 
     def _layer(self, original: Layer) -> None:
         source = resolve_alias(original.index, self._network)
@@ -211,11 +215,21 @@ class _Legalizer:
             return self._read(index, layer)
         if self._reads_whole(index, layer) and key in self._tensors:
             return self._tensors[key]
-        request = PoolRequest(layer=layer, pool=pool, non_negative=is_non_negative(index, self._network))
+        reads_whole = self._reads_whole(index, layer)
+        request = PoolRequest(layer=layer, pool=pool, non_negative=is_non_negative(index, self._network),
+                              may_be_inexact=reads_whole)
         tensor = pooled(self._builder, self._read(index, layer), request)
-        if self._reads_whole(index, layer):
+        if tensor.bound:
+            self._note_inexact(key, tensor, inexact_reason(request, layer.operand_shape))
+        if reads_whole:
             self._tensors[key] = tensor
         return tensor
+
+    def _note_inexact(self, key: tuple[int, PoolSpec], tensor: Tensor, reason: str) -> None:
+        assert tensor.main is not None
+        step = self._builder.made_by(tensor.main.name)
+        assert step is not None
+        self._inexact.append(Inexact(source=key[0], pool=key[1], step=step, bound=tensor.bound, reason=reason))
 
     def _reads_whole(self, index: int, layer: Layer) -> bool:
         shape, operand = row_shape(self._network.shape_of(index)), layer.operand_shape
@@ -233,9 +247,12 @@ class _Legalizer:
         shape = layer.operand_shape
         size = layer.pool.output_size(shape.height, shape.width)
         carried = carried_pool(layer.pool, size, floor_is_exact=request.floor_is_exact)
-        if carried and layer.index not in self._cpu_additions:
+        if carried and not self._combines_on_cpu(layer):
             return [self._combined(layer, tensors, Fused(pool=layer.pool, carried=carried, size=size))]
         return [pooled(self._builder, self._combined(layer, tensors), request)]
+
+    def _combines_on_cpu(self, layer: Layer) -> bool:
+        return layer.index in self._cpu_additions or is_bitwise(layer)
 
     def _eltwise_operands(self, layer: Layer) -> list[Tensor]:
         early = layer.pool if layer.pool_first else _NO_POOL
@@ -249,9 +266,9 @@ class _Legalizer:
             tensors: its operands.
             fused: pooling to be done behind it.
         """
-        if layer.index in self._cpu_additions:
-            first, second = tensors
-            return self._builder.added((first, second), layer, subtract=layer.eltwise is Eltwise.SUB)
+        assert layer.eltwise is not None
+        if self._combines_on_cpu(layer):
+            return self._builder.combined(tensors, layer, layer.eltwise)
         unique = list(dict.fromkeys(tensors))
         channels = layer.operand_shape.channels
         factors = dict.fromkeys(unique, 0)
@@ -260,7 +277,6 @@ class _Legalizer:
         eye = np.eye(channels, dtype=np.int64)
         weights = np.concatenate([factors[tensor] * eye for tensor in unique], axis=1)[:, :, None, None]
         shape = tensors[0].shape
-        assert layer.eltwise is not None
         work = ConvWork(name=f"{layer.name}: {layer.eltwise.value}", layer=layer, weights=weights,
                         rows=AxisWork(length=shape.height, count=shape.height),
                         columns=AxisWork(length=shape.width, count=shape.width), parameters=copying_parameters)
@@ -273,7 +289,7 @@ class _Legalizer:
     def _fused(self, layer: Layer) -> Fused | None:
         """The pooling that every consumer of a layer wants and that a KPU layer computes exactly."""
         readers = self._readers(layer.index)
-        if not readers or layer.index in self._network.outputs or layer.index in self._cpu_additions:
+        if not readers or layer.index in self._network.outputs or self._combines_on_cpu(layer):
             return None
         pools = {r.pool if r.eltwise is None or r.pool_first else _NO_POOL for r in readers}
         pool = pools.pop()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.arithmetic import INT8, average
-from ai8x.k210.averages import average_parameters
+from ai8x.k210.averages import average_parameters, staircase_table
 from ai8x.k210.builder import ConvWork, StepBuilder, copying_parameters
 from ai8x.k210.device import K210, POOL_TYPES
 from ai8x.k210.frames import KERNEL_TAPS, AxisWork
@@ -89,11 +89,13 @@ class PoolRequest:
         layer: the layer.
         pool: window, stride, kind.
         non_negative: no value of the tensor is negative.
+        may_be_inexact: a result that is off can be told apart from an error, should the user allow such results.
     """
 
     layer: Layer
     pool: PoolSpec
     non_negative: bool
+    may_be_inexact: bool = False
 
     @property
     def floor_is_exact(self) -> bool:
@@ -116,7 +118,7 @@ def pooled(builder: StepBuilder, tensor: Tensor, request: PoolRequest) -> Tensor
     if carried and (done := _copied_through(builder, tensor, request, carried, size)):
         return done
     if pool.kind is Pool.AVG and pool.window != (1, 1):
-        return _averaged(builder, tensor, request, size)
+        return _averaged_by_permitted_form(builder, tensor, request, size)
     if pool.dilation != (1, 1) and pool.window != (1, 1):
         return _dilated_max(builder, tensor, request, size)
     window = pool.window if pool.kind is Pool.MAX else (1, 1)
@@ -140,6 +142,43 @@ def _copied_through(builder: StepBuilder, tensor: Tensor, request: PoolRequest, 
     work = ConvWork(name=request.name, layer=request.layer, rows=rows, columns=columns, pool=carried.code,
                     weights=np.eye(shape.channels, dtype=np.int64)[:, :, None, None], parameters=copying_parameters)
     return builder.convolve([tensor], work, upload=False)
+
+
+def _averaged_by_permitted_form(builder: StepBuilder, tensor: Tensor, request: PoolRequest,
+                                size: tuple[int, int]) -> Tensor:
+    """The exact form; where there is none, what the user allows instead."""
+    problem = inexact_reason(request, tensor.shape)
+    if not problem:
+        return _averaged(builder, tensor, request, size)
+    if builder.forms.own_layers:
+        return builder.averaged(tensor, request.layer, request.pool)
+    if builder.forms.inexact and request.may_be_inexact and request.pool.dilation == (1, 1):
+        result = builder.averaged_in_float(tensor, request.layer, request.pool)
+        result.bound = FLOAT_MEAN_BOUND
+        return result
+    raise NotExact(f"{problem}; --k210-own-layers computes it exactly on the generated runner")
+
+
+FLOAT_MEAN_BOUND = 1
+"""How far a mean that was rounded to the nearest integer may be from the truncated or otherwise rounded one."""
+
+
+def inexact_reason(request: PoolRequest, shape: TensorShape) -> str:
+    """Why an average has no exact form on the stock runners; empty if it has one."""
+    pool = request.pool
+    cells = pool.window[0] * pool.window[1]
+    rounded = request.layer.average_rounded
+    is_whole = pool.window == (shape.height, shape.width)
+    if cells > K210.limits.max_channels and not (request.non_negative and is_whole):
+        return f"one KPU layer cannot sum the {cells} cells of a window"
+    try:
+        if request.non_negative and is_whole:
+            mean_offset(cells, rounded=rounded)
+        else:
+            staircase_table(cells, rounded=rounded)
+    except NotExact as error:
+        return str(error)
+    return ""
 
 
 def _averaged(builder: StepBuilder, tensor: Tensor, request: PoolRequest, size: tuple[int, int]) -> Tensor:

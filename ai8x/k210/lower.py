@@ -20,14 +20,17 @@ from ai8x.k210.additions import cheapest_steps
 from ai8x.k210.budget import check_budget, check_memories
 from ai8x.k210.device import K210
 from ai8x.k210.encode import Places, encode_step
+from ai8x.k210.forms import EXACT_FORMS, Forms
 from ai8x.k210.kmodel import KModel, write_kmodel
 from ai8x.k210.kmodel_layers import MemoryRange
 from ai8x.k210.lint import lint_kmodel
 from ai8x.k210.parameters import ZERO_POINT
 from ai8x.k210.steps import (
+    AverageStep,
     ConvStep,
     CpuOp,
     CpuStep,
+    Inexact,
     KpuMap,
     LayerResult,
     LoweredSteps,
@@ -58,6 +61,7 @@ class LoweredModel:
         kpu_plan: KPU RAM in lines; buffers are groups of adjacent maps.
         main_plan: the runner's main buffer in bytes.
         proofs: for every computing step, the preconditions of exactness with the numbers that meet them.
+        inexact: tensors that may be off; empty unless the user allowed it.
     """
 
     model: KModel
@@ -68,6 +72,7 @@ class LoweredModel:
     kpu_plan: MemoryPlan
     main_plan: MemoryPlan
     proofs: tuple[str, ...]
+    inexact: tuple[Inexact, ...] = ()
 
     def image(self, sample: NDArray[np.integer]) -> NDArray[np.uint8]:
         """An int8 sample as the bytes that the runner takes: planar, 128 standing for 0.
@@ -83,15 +88,19 @@ class LoweredModel:
         return image.reshape(place.channels, place.height, place.width)
 
 
-def lower_network(network: Network) -> LoweredModel:
-    """Lower a network exactly.
+def lower_network(network: Network, forms: Forms = EXACT_FORMS) -> LoweredModel:
+    """Lower a network, exactly unless the user allows otherwise.
+
+    Args:
+        network: what is computed.
+        forms: what the user allows.
 
     Raises:
         UserError: E035x or E0360 where something has no exact form, E0450 to E0452 where a memory is too small.
         LoweringError: the result breaks a rule of the chip (a defect).
     """
-    constraints.check_network(network).raise_if_errors()
-    lowered = cheapest_steps(network)
+    constraints.check_network(network, forms).raise_if_errors()
+    lowered = cheapest_steps(network, forms)
     groups = adjacent_groups(lowered)
     kpu_plan = plan_kpu_memory(lowered, groups)
     main_plan = plan_main_memory(lowered)
@@ -104,9 +113,12 @@ def lower_network(network: Network) -> LoweredModel:
     _check_rules(model)
     data = write_kmodel(model)
     check_budget(network, len(data), model.main_mem_usage)
-    proofs = tuple(filter(None, (_proof(step, network) for step in lowered.steps)))
+    proofs = list(filter(None, (_proof(step, network) for step in lowered.steps)))
+    proofs += [f"{lowered.steps[off.step].name}: at most {off.bound} from the exact average, for {off.reason}"
+               for off in lowered.inexact]
     return LoweredModel(model=model, data=data, steps=lowered.steps, input_map=lowered.input_map,
-                        results=lowered.results, kpu_plan=kpu_plan, main_plan=main_plan, proofs=proofs)
+                        results=lowered.results, kpu_plan=kpu_plan, main_plan=main_plan, proofs=tuple(proofs),
+                        inexact=lowered.inexact)
 
 
 def _proof(step: Step, network: Network) -> str:
@@ -116,6 +128,8 @@ def _proof(step: Step, network: Network) -> str:
     if isinstance(step, CpuStep) and step.op is CpuOp.FULLY_CONNECTED:
         worst = constraints.worst_float_sum(network.layers[step.layer])
         return f"{step.name}: whole numbers in float32, |partial sum| <= {worst}, below 2**24"
+    if isinstance(step, AverageStep) and not step.source.is_float:
+        return f"{step.name}: integer sums of {step.pool.window[0] * step.pool.window[1]} cells, divided exactly"
     return ""
 
 

@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.k210.device import K210
+from ai8x.k210.forms import EXACT_FORMS, Forms
 from ai8x.k210.frames import Frame
 from ai8x.k210.gather import Dense, RangeList, Row, needs_zeros, placed_rows, row_ranges
 from ai8x.k210.parameters import ZERO_POINT, NotExact
 from ai8x.k210.steps import (
-    AddStep,
+    AverageStep,
     ByteRange,
     ConvStep,
     CpuOp,
     CpuStep,
+    EltwiseStep,
     GatherStep,
     KpuMap,
     MainBuffer,
@@ -33,7 +35,7 @@ from ai8x.k210.steps import (
     map_written,
 )
 from ai8x.k210.tensors import Tensor
-from ai8x.network.ir import Layer, TensorShape
+from ai8x.network.ir import Eltwise, Layer, PoolSpec, TensorShape
 
 _ZERO_REGION = 256
 """Bytes of the region of zero points that pads are copied from."""
@@ -42,7 +44,8 @@ _ZERO_REGION = 256
 class MainMemoryBuilder:
     """The steps so far, and the rearrangements that need main memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, forms: Forms = EXACT_FORMS) -> None:
+        self.forms = forms
         self.steps: list[Step] = []
         self.input_map: KpuMap | None = None
         self._made: dict[str, int] = {}
@@ -213,13 +216,39 @@ class MainMemoryBuilder:
 
     # ------------------------------------------------------------------------------------------ CPU layers
 
-    def added(self, operands: tuple[Tensor, Tensor], layer: Layer, *, subtract: bool) -> Tensor:
-        """QUANTIZED_ADD of two tensors, or their difference."""
-        first, second = (self.main_of(tensor, layer) for tensor in operands)
-        target = self.new_buffer(operands[0].shape.numel)
-        name = f"{layer.name}: {'sub' if subtract else 'add'} on the CPU"
-        self.append(AddStep(name=name, layer=layer.index, first=first, second=second, target=target, subtract=subtract))
-        return Tensor(shape=operands[0].shape, main=target)
+    def combined(self, operands: Sequence[Tensor], layer: Layer, operation: Eltwise) -> Tensor:
+        """An element-wise combination: QUANTIZED_ADD of two tensors, or a bitwise operator on any number of them."""
+        name = f"{layer.name}: {operation.value} on the CPU"
+        result = self.main_of(operands[0], layer)
+        for operand in operands[1:]:
+            target = self.new_buffer(operand.shape.numel)
+            self.append(EltwiseStep(name=name, layer=layer.index, first=result, second=self.main_of(operand, layer),
+                                    target=target, operation=operation))
+            result = target
+        return Tensor(shape=operands[0].shape, main=result)
+
+    def averaged(self, tensor: Tensor, layer: Layer, pool: PoolSpec) -> Tensor:
+        """Exact averages by the layer type of our own."""
+        shape = TensorShape(tensor.shape.channels, *pool.output_size(tensor.shape.height, tensor.shape.width))
+        target = self.new_buffer(shape.numel)
+        self.append(AverageStep(name=f"{layer.name}: pool (layer type of our own)", layer=layer.index,
+                                source=self.main_of(tensor, layer), target=target, shape=tensor.shape.as_tuple(),
+                                out_shape=shape.as_tuple(), pool=pool, rounded=layer.average_rounded))
+        return Tensor(shape=shape, main=target)
+
+    def averaged_in_float(self, tensor: Tensor, layer: Layer, pool: PoolSpec) -> Tensor:
+        """Averages by the float layers of every runner, rounded to the nearest byte."""
+        shape = TensorShape(tensor.shape.channels, *pool.output_size(tensor.shape.height, tensor.shape.width))
+        name = f"{layer.name}: pool"
+        values, means = (self.new_buffer(numel, is_float=True) for numel in (tensor.shape.numel, shape.numel))
+        target = self.new_buffer(shape.numel)
+        self.append(CpuStep(name=f"{name} (dequantize)", layer=layer.index, op=CpuOp.DEQUANTIZE,
+                            source=self.main_of(tensor, layer), target=values, offset=-ZERO_POINT))
+        self.append(AverageStep(name=f"{name} (inexact)", layer=layer.index, source=values, target=means,
+                                shape=tensor.shape.as_tuple(), out_shape=shape.as_tuple(), pool=pool))
+        self.append(CpuStep(name=f"{name} (quantize)", layer=layer.index, op=CpuOp.QUANTIZE, source=means,
+                            target=target, offset=-ZERO_POINT))
+        return Tensor(shape=shape, main=target)
 
     def max_pooled(self, tensor: Tensor, layer: Layer, window: tuple[int, int], stride: tuple[int, int],
                    size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from ai8x.k210.device import K210
 from ai8x.k210.encode import Places, conv_fields
 from ai8x.k210.kmodel import KModel
 from ai8x.k210.kmodel_layers import Dequantize, K210Conv, K210Upload, KModelLayer, QuantizedAdd
-from ai8x.k210.steps import AddStep, ConvStep, Step, UploadStep
+from ai8x.k210.steps import ConvStep, EltwiseStep, Step, UploadStep
 
 
 def layer_milliseconds(layer: KModelLayer, *, eight_bit: bool) -> float | None:
@@ -57,6 +57,6 @@ def _step_milliseconds(step: Step) -> float:
         return 1e3 * timing.kpu_time_s(conv_fields(step, anywhere), to_main_memory=step.main is not None)
     if isinstance(step, UploadStep):
         return 1e3 * step.source.size_bytes * latency.upload_s
-    if isinstance(step, AddStep):
+    if isinstance(step, EltwiseStep):
         return 1e3 * step.target.elements * latency.quantized_add_s
     return 1e3 * step.target.size_bytes / latency.output_bytes_per_s

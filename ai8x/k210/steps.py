@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ai8x.k210.device import channel_groups, channels_per_line, map_lines
 from ai8x.k210.parameters import KpuParameters
-from ai8x.network.ir import PoolSpec
+from ai8x.network.ir import Eltwise, PoolSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,14 +205,14 @@ class MaxPoolStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AddStep:
-    """QUANTIZED_ADD of two tensors in main memory, limited as activations are.
+class EltwiseStep:
+    """An element-wise combination of two tensors in main memory: QUANTIZED_ADD, or a bitwise layer of our own.
 
     Args:
         name, layer: as in `ConvStep`.
         first, second: the operands; may be the same.
-        target: their sum, or their difference.
-        subtract: the second operand is taken off.
+        target: the result, limited as activations are.
+        operation: what combines them.
     """
 
     name: str
@@ -220,7 +220,29 @@ class AddStep:
     first: MainBuffer
     second: MainBuffer
     target: MainBuffer
-    subtract: bool = False
+    operation: Eltwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AverageStep:
+    """Averages of windows in main memory: AVERAGE_POOL2D of floats, or an integer layer of our own.
+
+    Args:
+        name, layer: as in `ConvStep`.
+        source, target: dense maps in main memory; floats for AVERAGE_POOL2D.
+        shape, out_shape: (C, H, W) of both.
+        pool: window, stride, dilation.
+        rounded: half away from zero instead of truncating; of our own layer only.
+    """
+
+    name: str
+    layer: int
+    source: MainBuffer
+    target: MainBuffer
+    shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    pool: PoolSpec
+    rounded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -241,7 +263,7 @@ class UploadStep:
     single: bool = False
 
 
-Step = ConvStep | CpuStep | GatherStep | MaxPoolStep | AddStep | UploadStep
+Step = ConvStep | CpuStep | GatherStep | MaxPoolStep | AverageStep | EltwiseStep | UploadStep
 
 
 def maps_read(step: Step) -> tuple[KpuMap, ...]:
@@ -260,7 +282,7 @@ def buffers_read(step: Step) -> tuple[MainBuffer, ...]:
         return ()
     if isinstance(step, GatherStep):
         return tuple(dict.fromkeys(place.buffer for place in step.ranges))
-    if isinstance(step, AddStep):
+    if isinstance(step, EltwiseStep):
         return tuple(dict.fromkeys((step.first, step.second)))
     return (step.source,)
 
@@ -303,6 +325,25 @@ class LayerResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inexact:
+    """A pooled tensor that may be off.
+
+    Args:
+        source: index of the network layer that is pooled, `NETWORK_INPUT` for the input.
+        pool: the pooling.
+        step: the step that makes the pooled tensor, dense in main memory.
+        bound: largest distance from the exact integer.
+        reason: why there is no exact form.
+    """
+
+    source: int
+    pool: PoolSpec
+    step: int
+    bound: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoweredSteps:
     """A network as steps.
 
@@ -311,12 +352,14 @@ class LoweredSteps:
         input_map: the map that receives the image.
         results: one for each network layer, in order.
         outputs: main-memory tensors that the runner returns, one for each network output.
+        inexact: tensors that may be off; empty unless the user allowed it.
     """
 
     steps: tuple[Step, ...]
     input_map: KpuMap
     results: tuple[LayerResult, ...]
     outputs: tuple[MainBuffer, ...]
+    inexact: tuple[Inexact, ...] = ()
 
 
 def zero_bias(channels: int) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ class Tensor:
         origin: the tensor that this one is a part or another reading of.
         top, left: place of the part in its origin.
         is_prefix: the tensor's bytes are the first ones of its origin, whose shape means nothing.
+        bound: how far its values may be from the exact ones.
     """
 
     shape: TensorShape
@@ -35,6 +36,7 @@ class Tensor:
     top: int = 0
     left: int = 0
     is_prefix: bool = False
+    bound: int = 0
 
     def part(self, top: int, left: int, height: int, width: int) -> Tensor:
         """Rows and columns of this tensor."""

@@ -257,7 +257,7 @@ def mlator_refusal() -> UserError:
 
     Source: spec/max78000-cnn.md sections 5.5 and 11.
     """
-    return user_error("E0399", "--mlator is not available: the read port's increment and its priming reads are not known",
+    return user_error("E0399", "--mlator is not available: the read port's increment and priming reads are not known",
                       found="--mlator", allowed="the plain unload, which copies the outputs word by word",
                       help="leave --mlator out; the unloaded values are the same")
 

@@ -20,6 +20,7 @@ from ai8x.max7800x.constraints_layers import LAYER_RULES
 from ai8x.max7800x.constraints_memory import check_in_offset, check_out_offset
 from ai8x.max7800x.constraints_operands import OPERAND_RULES
 from ai8x.max7800x.constraints_processors import (
+    check_data_format,
     check_layer_count,
     check_output_processor_count,
     check_processor_count,
@@ -136,6 +137,9 @@ def check_given(draft: Draft, device: Max7800x) -> None:
         )
         rules += [rule for value, rule in given if value is not None]
         diagnostics.extend(layer_diagnostics(subject, layer, rules))
+        if layer.index and hint.data_format == DataFormat.CHW.value:
+            planar = replace(layer, placement=replace(layer.placement, data_format=DataFormat.CHW))
+            diagnostics.extend(layer_diagnostics(subject, planar, [check_data_format]))
     diagnostics.raise_if_errors()
 
 

@@ -182,10 +182,10 @@ def _extent(pair: tuple[int, int], *, rows_only: bool) -> Extent:
     return pair[:1] if rows_only or pair[0] == pair[1] else pair
 
 
-def _pool_keys(layer: Layer) -> Mapping[str, Extent]:
+def _pool_keys(layer: Layer) -> Mapping[str, Any]:
     pool: PoolSpec = layer.pool
     rows_only = layer.op is Op.CONV1D or (layer.op in (Op.PASSTHROUGH, Op.LINEAR) and layer.operand_shape.width == 1)
-    keys = {}
+    keys: dict[str, Any] = {}
     if pool.kind is not Pool.NONE:
         keys["max_pool" if pool.kind is Pool.MAX else "avg_pool"] = _extent(pool.window, rows_only=rows_only)
     if pool.kind is not Pool.NONE or pool.stride != (1, 1):

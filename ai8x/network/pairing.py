@@ -81,9 +81,9 @@ def pair_names(wanted: Sequence[str | None], stored: Sequence[str]) -> tuple[int
     for number, name in enumerate(stored):
         for spelling in (name, layer_name(name), identifier(name)):
             spellings.setdefault(spelling, set()).add(number)
-    found = []
-    for name in wanted:
-        numbers = _exact(name, stored) or spellings.get(name or "", set())
+    found: list[int] = []
+    for wish in wanted:
+        numbers = _exact(wish, stored) or spellings.get(wish or "", set())
         if len(numbers) != 1:
             return None
         found += numbers

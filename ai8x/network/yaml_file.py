@@ -18,6 +18,7 @@ from ai8x.errors import Diagnostic, Diagnostics, Source, UserError
 from ai8x.network.ir import Activation, Eltwise, Op
 from ai8x.network.yaml_keys import (
     DATA_BUFFER_KEYS,
+    EXCLUSIVE_KEYS,
     FILE_KEYS,
     LAYER_KEYS,
     UNLOAD_KEYS,
@@ -327,9 +328,10 @@ def _name_of(node: Node, index: int) -> str:
 def _check_layer(keys: KeyValues, subject: Subject, diagnostics: Diagnostics) -> None:
     """Contradictions between keys of one layer, and defaults worth a warning."""
     found = keys.values
-    if "max_pool" in keys.nodes and "avg_pool" in keys.nodes:
-        diagnostics.add(subject.finding("E0212", "max_pool and avg_pool exclude each other", keys.sources["avg_pool"],
-                                        found="both", allowed="one of them", help="remove one of the two keys"))
+    for one, other in EXCLUSIVE_KEYS:
+        if one in keys.nodes and other in keys.nodes:
+            diagnostics.add(subject.finding("E0212", f"{one} and {other} exclude each other", keys.sources[other],
+                                            found="both", allowed="one of them", help="remove one of the two keys"))
     combination = found.get("op", (None, None))[1]
     if combination and found.get("eltwise", combination) is not combination:
         diagnostics.add(subject.finding("E0212", "op and eltwise name different combinations", keys.sources["eltwise"],

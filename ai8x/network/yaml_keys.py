@@ -60,12 +60,14 @@ class Key:
         reader: turns the node into a value or raises `values.BadValue`; None leaves the node unread.
         synonyms: other spellings.
         mandatory: its absence is an error.
+        default: what the key's absence means, in a form that an editor can insert; None where that depends on others.
     """
 
     name: str
     reader: values.Reader | None
     synonyms: tuple[str, ...] = ()
     mandatory: bool = False
+    default: str | int | bool | None = None
 
 
 def _table(*keys: Key) -> Mapping[str, Key]:
@@ -90,8 +92,8 @@ UNLOAD_KEYS = _table(
     Key(name="channels", reader=values.integer(1), mandatory=True),
     Key(name="dim", reader=values.extent(1), mandatory=True),
     Key(name="offset", reader=values.integer(), mandatory=True),
-    Key(name="width", reader=values.one_of(8, 32)),
-    Key(name="write_gap", reader=values.integer()),
+    Key(name="width", reader=values.one_of(8, 32), default=8),
+    Key(name="write_gap", reader=values.integer(), default=0),
 )
 
 DATA_BUFFER_KEYS = _table(
@@ -100,29 +102,29 @@ DATA_BUFFER_KEYS = _table(
     Key(name="dim", reader=values.extent(1), mandatory=True),
     Key(name="offset", reader=values.integer(), mandatory=True),
     Key(name="name", reader=values.read_name, mandatory=True),
-    Key(name="width", reader=values.one_of(8)),
+    Key(name="width", reader=values.one_of(8), default=8),
 )
 
 LAYER_KEYS = _table(
     # What is computed.
     Key(name="op", reader=values.word(OPERATORS), synonyms=("operation", "operator", "convolution")),
     Key(name="eltwise", reader=values.word(_ELTWISE)),
-    Key(name="operands", reader=values.integer(2, 16)),
-    Key(name="pool_first", reader=values.read_boolean),
+    Key(name="operands", reader=values.integer(2, 16), default=2),
+    Key(name="pool_first", reader=values.read_boolean, default=True),
     Key(name="kernel_size", reader=values.read_kernel),
     Key(name="pad", reader=values.integer(0, _PAD_LIMIT)),
     Key(name="stride", reader=values.extent(1)),
-    Key(name="dilation", reader=values.extent(1)),
+    Key(name="dilation", reader=values.extent(1), default=1),
     Key(name="max_pool", reader=values.extent(1)),
     Key(name="avg_pool", reader=values.extent(1)),
-    Key(name="pool_stride", reader=values.extent(1)),
+    Key(name="pool_stride", reader=values.extent(1), default=1),
     Key(name="output_pad", reader=values.integer()),
-    Key(name="groups", reader=values.integer(1), synonyms=("conv_groups",)),
-    Key(name="activate", reader=values.word(_ACTIVATIONS), synonyms=("activation",)),
+    Key(name="groups", reader=values.integer(1), synonyms=("conv_groups",), default=1),
+    Key(name="activate", reader=values.word(_ACTIVATIONS), synonyms=("activation",), default="None"),
     Key(name="quantization", reader=values.one_of(*WEIGHT_BITS)),
     Key(name="output_shift", reader=values.integer(-_SHIFT_LIMIT, _SHIFT_LIMIT)),
-    Key(name="output_width", reader=values.one_of(8, 32)),
-    Key(name="flatten", reader=values.read_boolean),
+    Key(name="output_width", reader=values.one_of(8, 32), default=8),
+    Key(name="flatten", reader=values.read_boolean, default=False),
     # How layers connect.
     Key(name="sequence", reader=values.integer()),
     Key(name="name", reader=values.read_name),
@@ -132,7 +134,7 @@ LAYER_KEYS = _table(
     Key(name="out_channels", reader=values.integer(1)),
     Key(name="in_dim", reader=values.extent(1)),
     Key(name="in_crop", reader=values.read_pair),
-    Key(name="in_channel_skip", reader=values.integer()),
+    Key(name="in_channel_skip", reader=values.integer(), default=0),
     Key(name="output", reader=values.read_boolean),
     Key(name="weight_source", reader=values.read_reference),
     Key(name="unit_weights", reader=values.integer()),
@@ -143,20 +145,23 @@ LAYER_KEYS = _table(
     Key(name="output_processors", reader=values.read_processors),
     Key(name="in_offset", reader=values.integer()),
     Key(name="out_offset", reader=values.integer()),
-    Key(name="write_gap", reader=values.integer()),
-    Key(name="data_format", reader=values.word(_DATA_FORMATS)),
-    Key(name="streaming", reader=values.read_boolean),
+    Key(name="write_gap", reader=values.integer(), default=0),
+    Key(name="data_format", reader=values.word(_DATA_FORMATS), default="HWC"),
+    Key(name="streaming", reader=values.read_boolean, default=False),
     Key(name="bias_group", reader=values.list_of(values.integer(0, 3)), synonyms=("bias_quadrant",)),
     # Known, but of another device or not available.
-    Key(name="pool_dilation", reader=values.unavailable(_MAX78002, "1")),
-    Key(name="in_skip", reader=values.unavailable(_MAX78002, "0"), synonyms=("read_gap",)),
+    Key(name="pool_dilation", reader=values.unavailable(_MAX78002, "1"), default=1),
+    Key(name="in_skip", reader=values.unavailable(_MAX78002, "0"), synonyms=("read_gap",), default=0),
     Key(name="simulated_sequence", reader=values.unavailable(_MAX78002)),
     Key(name="snoop_sequence", reader=values.unavailable(_MAX78002)),
-    Key(name="bypass", reader=values.unavailable(_MAX78002, "false")),
-    Key(name="calcx4", reader=values.unavailable(_MAX78002, "false")),
-    Key(name="readahead", reader=values.unavailable(_MAX78002, "false")),
+    Key(name="bypass", reader=values.unavailable(_MAX78002, "false"), default=False),
+    Key(name="calcx4", reader=values.unavailable(_MAX78002, "false"), default=False),
+    Key(name="readahead", reader=values.unavailable(_MAX78002, "false"), default=False),
     Key(name="tcalc", reader=values.unavailable(_MAX78002, "false", "0")),
 )
+
+EXCLUSIVE_KEYS = (("max_pool", "avg_pool"),)
+"""Pairs of which a layer has at most one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -219,7 +219,8 @@ def extent(minimum: int, maximum: int = MAX_INTEGER) -> ValueReader[Extent]:
     return read
 
 
-@reads(anyOf=[{"enum": ["1x1", "3x3"]}, {"type": "string", "pattern": f"^{_KERNEL.pattern}$"}, *extent(1).schema["anyOf"]])
+@reads(anyOf=[{"enum": ["1x1", "3x3"]}, {"type": "string", "pattern": f"^{_KERNEL.pattern}$"},
+              *extent(1).schema["anyOf"]])
 def read_kernel(node: Node) -> Extent:
     """A kernel: ``3x3``, or an integer, or [rows, columns]."""
     if isinstance(node, ScalarNode) and (match := _KERNEL.fullmatch(node.text)):
@@ -280,9 +281,11 @@ def list_of(reader: ValueReader[Value]) -> ValueReader[tuple[Value, ...]]:
 
 def unavailable(reason: str, *neutral: str) -> Reader:
     """A reader of a key that is recognised but not available; only its neutral values are accepted."""
+    words: list[Any] = [{"true": True, "false": False}.get(text, text) for text in neutral]
+    words += [int(text) for text in neutral if text.isdigit()]
+    schema: dict[str, Any] = {"enum": words} if words else {"not": {}}
 
-    @reads(enum=[{"true": True, "false": False}.get(text, text) for text in neutral]
-           + [int(text) for text in neutral if text.isdigit()])
+    @reads(**schema)
     def read(node: Node) -> None:
         if isinstance(node, ScalarNode) and node.text.lower() in neutral:
             return

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ai8x.errors import Source, user_error
 from ai8x.files import atomic_write, write_text
+from ai8x.quantization import svg
 from ai8x.quantization.comparison import DEFAULT_LEAST_SNR, LayerComparison, first_bad_layer
 
 _TOP_SNR = 60.0
@@ -21,7 +22,8 @@ _PANEL_WIDTH = 330
 _GAP = 40
 _TOP = 62
 _CHARACTER_WIDTH = 7.0
-_GOOD, _BAD, _MUTED, _INK = "#2a78b5", "#c8453b", "#8a8f98", "#1d2733"
+_SNR_TITLE = "signal-to-noise ratio, dB (more is better)"
+_ERROR_TITLE = "greatest error / greatest value (less is better)"
 
 
 def write_plot(path: Path, layers: Sequence[LayerComparison], *, title: str,
@@ -54,27 +56,26 @@ def svg_plot(layers: Sequence[LayerComparison], *, title: str, least_snr: float 
     bad = first_bad_layer(layers, least_snr)
     left, right = label_width, label_width + _PANEL_WIDTH + _GAP
     decades = _decades(layers)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
-        f'viewBox="0 0 {width:.0f} {height}" font-family="system-ui, sans-serif" font-size="12" role="img" '
-        f'aria-label="{html.escape(title)}">',
-        f'<rect width="100%" height="100%" fill="#ffffff"/>{_text(14, 22, title, size=15)}',
-        _text(left, 46, "signal to noise, dB"), _text(right, 46, "error relative to the layer's peak (greatest)")]
+    parts = [svg.text(left, 46, _SNR_TITLE), svg.text(right, 46, _ERROR_TITLE)]
     parts += _axis(left, height, [(snr, f"{snr:g}") for snr in (0.0, 20.0, 40.0, 60.0)], lambda v: v / _TOP_SNR)
-    parts += _axis(right, height, [(float(d), f"1e{d}") for d in range(decades[0], decades[1] + 1)],
+    parts += _axis(right, height, [(float(d), f"{10.0**d:g}") for d in range(decades[0], decades[1] + 1)],
                    lambda v: (v - decades[0]) / (decades[1] - decades[0]))
     for row, layer in enumerate(layers):
         y = _TOP + row * _ROW_HEIGHT
-        color = _BAD if layer is bad or layer.snr_db < least_snr else _GOOD
-        parts.append(_text(label_width - 12, y + 17, _label(layer), anchor="end"))
+        color = svg.BAD if layer is bad or layer.snr_db < least_snr else svg.GOOD
+        parts.append(svg.text(label_width - 12, y + 17, _label(layer), anchor="end"))
         parts.append(_bar(left, y, layer.snr_db / _TOP_SNR, color, f"{_figure(layer.snr_db)} dB", layer))
         share = _relative_error(layer)
         length = (math.log10(share) - decades[0]) / (decades[1] - decades[0]) if share > 0 else 0.0
         parts.append(_bar(right, y, length, color, f"{share:.2g}", layer))
     bound = left + _PANEL_WIDTH * min(1.0, max(0.0, least_snr / _TOP_SNR))
-    parts.append(f'<line x1="{bound:.1f}" x2="{bound:.1f}" y1="{_TOP - 6}" y2="{height - 34}" stroke="{_BAD}" '
-                 'stroke-dasharray="4 3"/>')
-    return "\n".join([*parts, "</svg>", ""])
+    parts.append(svg.line((bound, _TOP - 6), (bound, height - 34), color=svg.BAD, dashed=True))
+    parts.append(svg.text(bound, height - 4, _bound_label(least_snr), anchor="middle", size=11, color=svg.BAD))
+    return svg.document(width, height, title, parts)
+
+
+def _bound_label(least_snr: float) -> str:
+    return f"bad below {least_snr:g} dB"
 
 
 def _label(layer: LayerComparison) -> str:
@@ -96,18 +97,13 @@ def _decades(layers: Sequence[LayerComparison]) -> tuple[int, int]:
     return low - 1, max(high, low + 1)
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12, color: str = _INK) -> str:
-    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{color}">'
-            f'{html.escape(text)}</text>')
-
-
 def _axis(x: float, height: float, ticks: Sequence[tuple[float, str]], place: Callable[[float], float]) -> list[str]:
     """Vertical lines with their values below."""
     parts = []
     for value, text in ticks:
         at = x + _PANEL_WIDTH * place(value)
-        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 6}" y2="{height - 34}" stroke="#e3e6ea"/>')
-        parts.append(_text(at, height - 18, text, anchor="middle", color=_MUTED))
+        parts.append(svg.line((at, _TOP - 6), (at, height - 34)))
+        parts.append(svg.text(at, height - 18, text, anchor="middle", color=svg.MUTED))
     return parts
 
 
@@ -115,8 +111,8 @@ def _bar(x: float, y: float, share: float, color: str, text: str, layer: LayerCo
     """One bar with its figure; the layer's other figures show up when the pointer rests on it."""
     length = _PANEL_WIDTH * min(1.0, max(0.0, share))
     inside = length > _PANEL_WIDTH * 0.82
-    label = _text(x + length + (-6 if inside else 6), y + 17, text, anchor="end" if inside else "start",
-                  color="#ffffff" if inside else _INK)
+    label = svg.text(x + length + (-6 if inside else 6), y + 17, text, anchor="end" if inside else "start",
+                  color="#ffffff" if inside else svg.INK)
     hint = (f"{layer.name}: largest error {layer.max_error:.3g} of {layer.peak:.3g}, cosine {layer.cosine:.6f}, "
             f"{_figure(layer.snr_db)} dB")
     return (f'<g><title>{html.escape(hint)}</title><rect x="{x:.1f}" y="{y + 4}" width="{max(length, 1):.1f}" '
@@ -135,16 +131,20 @@ def _png(layers: Sequence[LayerComparison], title: str, least_snr: float) -> byt
     figure = Figure(figsize=(11, 1.8 + 0.32 * len(layers)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     names = [_label(layer) for layer in layers]
-    colors = [_BAD if layer.snr_db < least_snr else _GOOD for layer in layers]
-    left.barh(names, [min(_TOP_SNR, max(0.0, layer.snr_db)) for layer in layers], color=colors)
-    left.axvline(least_snr, color=_BAD, linestyle="--", linewidth=1)
-    left.set_xlabel("signal to noise, dB")
-    left.set_xlim(0, _TOP_SNR)
+    colors = [svg.BAD if layer.snr_db < least_snr else svg.GOOD for layer in layers]
+    bars = left.barh(names, [min(_TOP_SNR, max(0.0, layer.snr_db)) for layer in layers], color=colors)
+    left.bar_label(bars, [_figure(layer.snr_db) for layer in layers], padding=3)
+    left.axvline(least_snr, color=svg.BAD, linestyle="--", linewidth=1, label=_bound_label(least_snr))
+    left.legend(loc="lower right", frameon=False)
+    left.set_xlabel(_SNR_TITLE)
+    left.set_xlim(0, 1.15 * _TOP_SNR)
     left.invert_yaxis()
-    right.barh(names, [max(_relative_error(layer), 1e-9) for layer in layers], color=colors)
+    bars = right.barh(names, [max(_relative_error(layer), 1e-9) for layer in layers], color=colors)
+    right.bar_label(bars, [f"{_relative_error(layer):.2g}" for layer in layers], padding=3)
     right.set_xscale("log")
-    right.set_xlim(*(10.0**decade for decade in _decades(layers)))
-    right.set_xlabel("error relative to the layer's peak (greatest)")
+    low, high = _decades(layers)
+    right.set_xlim(10.0**low, 10.0 ** (high + 0.3))
+    right.set_xlabel(_ERROR_TITLE)
     figure.suptitle(title)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)

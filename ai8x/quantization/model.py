@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ai8x.arithmetic import INT8
 from ai8x.checkpoint import Checkpoint, arrays_from_tensors
-from ai8x.errors import user_error
 from ai8x.nn.base import Mode, OutputScale, model_mode, set_output_scale
 from ai8x.nn.fold import describe_layers, fold_batchnorm
 from ai8x.nn.functional import Q7_ONE
@@ -76,8 +75,8 @@ def quantize_model(model: nn.Module, *, arch: str, batches: Iterable[Tensor] | N
     Args:
         model: in float mode, or after quantisation-aware training.
         arch: name for the checkpoint.
-        batches: for models in float mode: inputs to calibrate with; None where `calibrate` was called, or where the
-            model was trained with clamps.
+        batches: inputs to calibrate a model in float mode with, which needs it unless it was trained with clamps;
+            other models take no notice of them.
         sample: one input (C, H, W) or (C, L) of -1 to 1; the known answer of the generated code.
         labels: names of the classes.
         options: None quantises as training did.
@@ -86,11 +85,7 @@ def quantize_model(model: nn.Module, *, arch: str, batches: Iterable[Tensor] | N
         UserError: E0536 for a model in integer mode, E0530 to E0535 for states that cannot be quantised.
     """
     inner = copy.deepcopy(unwrap_model(model)).cpu()
-    if model_mode(inner) is Mode.INTEGER:
-        raise user_error("E0536", "the model is quantised already", found="integer parameters",
-                         allowed="a model in float mode or after quantisation-aware training",
-                         help="synthesise its checkpoint as it is")
-    if batches is not None:
+    if batches is not None and model_mode(inner) is Mode.FLOAT:
         calibrate(inner, batches)
     stored = None if sample is None else _stored_sample(sample)
     source = Checkpoint(state=arrays_from_tensors(inner.state_dict()), arch=arch, labels=labels, sample=stored,

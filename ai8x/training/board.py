@@ -10,19 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
     from torch import Tensor, nn
     from torch.utils.tensorboard import SummaryWriter
 
-_CELL = 36
-_MARGIN = 64
+_CELL, _SMALL_CELL = 38, 8
 _MAX_LABELLED = 40
-_SMALL_CELL = 8
+_LABEL_LETTERS = 14
+_TITLE_HEIGHT = 58
+_RIGHT, _WRONG = (28, 84, 158), (208, 110, 20)
+_LINES = (214, 218, 224)
 
 
 class Board:
@@ -76,7 +80,10 @@ class Board:
 
 
 def draw_confusion(confusion: NDArray[np.int64], labels: tuple[str, ...]) -> NDArray[np.uint8]:
-    """A picture of the matrix: white = 0, blue = the whole class; with counts where they fit.
+    """A picture of the matrix: blue = right, orange = wrong, the darker the greater the share of the true class.
+
+    Counts and names stand in it where they fit. Small shares of mistakes are drawn stronger than they are, so that
+    they can be seen.
 
     Args:
         confusion: rows true class, columns predicted class.
@@ -88,22 +95,75 @@ def draw_confusion(confusion: NDArray[np.int64], labels: tuple[str, ...]) -> NDA
     from PIL import Image, ImageDraw
 
     count = len(labels)
-    labelled = count <= _MAX_LABELLED
-    cell, margin = (_CELL, _MARGIN) if labelled else (_SMALL_CELL, 0)
+    cell = _CELL if count <= _MAX_LABELLED else _SMALL_CELL
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    colours = (255 - share[..., None] * (255 - np.array([20, 70, 160]))).round().astype(np.uint8)
-    picture = Image.new("RGB", (margin + count * cell, margin + count * cell), "white")
-    grid = Image.fromarray(colours.repeat(cell, axis=0).repeat(cell, axis=1))
-    picture.paste(grid, (margin, margin))
-    if labelled:
-        pen = ImageDraw.Draw(picture)
-        pen.text((4, 4), "true \\ predicted", fill="black")
-        for row, label in enumerate(labels):
-            middle = margin + row * cell + cell // 2
-            pen.text((margin - 6, middle), label[:9], fill="black", anchor="rm")
-            pen.text((middle, margin - 6), label[:5], fill="black", anchor="ms")
-            for column, hits in enumerate(confusion[row].tolist()):
-                if hits:
-                    ink = "white" if share[row, column] > 0.5 else "black"
-                    pen.text((margin + column * cell + cell // 2, middle), str(hits), fill=ink, anchor="mm")
-    return np.asarray(picture)
+    grid = Image.fromarray(_confusion_colours(share).repeat(cell, axis=0).repeat(cell, axis=1))
+    if count > _MAX_LABELLED:
+        return np.asarray(grid)
+    pen = ImageDraw.Draw(grid)
+    for row in range(count):
+        pen.line((0, row * cell, count * cell, row * cell), fill=_LINES)
+        pen.line((row * cell, 0, row * cell, count * cell), fill=_LINES)
+        for column in np.flatnonzero(confusion[row]).tolist():
+            ink = "white" if share[row, column] > (0.5 if row == column else 0.25) else "black"
+            pen.text((column * cell + cell // 2, row * cell + cell // 2), str(confusion[row, column]), fill=ink,
+                     font=_font(13), anchor="mm")
+    return np.asarray(_framed(grid, confusion, [label[:_LABEL_LETTERS] for label in labels]))
+
+
+def _confusion_colours(share: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """White to blue on the diagonal, white to orange elsewhere, (K, K, 3)."""
+    right = np.eye(len(share), dtype=bool)
+    strength = np.where(right, share, np.sqrt(share))[..., None]
+    full = np.where(right[..., None], np.array(_RIGHT), np.array(_WRONG))
+    colours: NDArray[np.uint8] = (255 - strength * (255 - full)).round().astype(np.uint8)
+    return colours
+
+
+def _framed(grid: Image, confusion: NDArray[np.int64], labels: list[str]) -> Image:
+    """The matrix with title, names and what the axes are."""
+    from PIL import Image as Images
+    from PIL import ImageDraw
+
+    font, cell = _font(13), _CELL
+    widest = max(int(font.getlength(label)) for label in labels)
+    upright = widest > cell - 4  # names that are wider than a column are turned
+    left, top = widest + 34, _TITLE_HEIGHT + (widest if upright else 16) + 10
+    hits, total = int(np.trace(confusion)), int(confusion.sum())
+    title = f"{hits} of {total} right ({100 * hits / max(total, 1):.1f} %)"
+    width = max(left + grid.width + 14, int(_font(15).getlength(title)) + 24)
+    picture = Images.new("RGB", (width, top + grid.height + 14), "white")
+    picture.paste(grid, (left, top))
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((left, top, left + grid.width, top + grid.height), outline=_LINES)
+    pen.text((10, 8), title, fill="black", font=_font(15))
+    pen.text((left + grid.width // 2, _TITLE_HEIGHT), "predicted class", fill="black", font=font, anchor="ms")
+    _turned_text(picture, "true class", (8, top + grid.height // 2))
+    for number, label in enumerate(labels):
+        middle = number * cell + cell // 2
+        pen.text((left - 6, top + middle), label, fill="black", font=font, anchor="rm")
+        if upright:
+            _turned_text(picture, label, (left + middle - 8, top - 6), ends=True)
+        else:
+            pen.text((left + middle, top - 6), label, fill="black", font=font, anchor="ms")
+    return picture
+
+
+def _turned_text(picture: Image, words: str, place: tuple[int, int], *, ends: bool = False) -> None:
+    """Text that reads upwards, with its middle (or its start, at the bottom) at a place."""
+    from PIL import Image as Images
+    from PIL import ImageDraw
+
+    font = _font(13)
+    strip = Images.new("RGB", (int(font.getlength(words)) + 2, 18), "white")
+    ImageDraw.Draw(strip).text((1, 9), words, fill="black", font=font, anchor="lm")
+    turned = strip.rotate(90, expand=True)
+    x, y = place
+    picture.paste(turned, (x, y - (turned.height if ends else turned.height // 2)))
+
+
+def _font(size: int) -> FreeTypeFont:
+    """Pillow's own font."""
+    from PIL import ImageFont
+
+    return cast("FreeTypeFont", ImageFont.load_default(size=size))

@@ -115,6 +115,8 @@ def _test_integers(finish: Finish, output: Output) -> Evaluation:
     result = _evaluate(finish, quantize_state(saved.state), integer=True)
     output.reporter.line("--- test ---------------------  integer, as quantize.py makes it of qat_best")
     output.reporter.line(result.summary())
+    output.board.scalars("Performance/Test", {f"{name} integer": value for name, value in result.shown()[:1]},
+                         finish.task.config.epochs - 1)
     return result
 
 

@@ -19,7 +19,9 @@ from torch import Tensor
 TOP5_CLASSES = 5
 """Top-5 is told apart from 100 % only with more classes than this."""
 
-_NAMES = {"top1": "Top1", "top5": "Top5", "mse": "MSE", "map": "mAP"}
+FIGURE_NAMES = {"top1": "Top1", "top5": "Top5", "mse": "MSE", "map": "mAP"}
+"""Figures as people read them."""
+
 _LOWER_IS_BETTER = ("mse",)
 
 
@@ -67,7 +69,8 @@ class Evaluation:
     def shown(self) -> tuple[tuple[str, float], ...]:
         """The figures that say something, with the names that people read."""
         few = self.confusion.shape[0] <= TOP5_CLASSES
-        return tuple((_NAMES[name], value) for name, value in self.figures.items() if not (name == "top5" and few))
+        return tuple((FIGURE_NAMES[name], value) for name, value in self.figures.items()
+                     if not (name == "top5" and few))
 
     def summary(self) -> str:
         """The line that scripts look for: ``==> Top1: ...``."""

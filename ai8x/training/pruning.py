@@ -368,13 +368,29 @@ def prune_weights(model: nn.Module, share: float) -> float:
     zeros = total = 0
     for layer in quantized_layers(unwrap_model(model)).values():
         if layer.op is not None:
-            count = int(layer.op.weight.numel() * share)
-            if count:
-                order = layer.op.weight.abs().flatten().argsort(stable=True)
-                layer.op.weight.view(-1)[order[:count]] = 0
+            _zero_smallest(layer.op.weight, share)
             zeros += int((layer.op.weight == 0).sum())
             total += layer.op.weight.numel()
     return zeros / max(total, 1)
+
+
+@torch.no_grad()
+def prune_layer(name: str, model: nn.Module, share: float) -> None:
+    """Set the smallest weights of one layer to 0, in place.
+
+    Args:
+        name: path of the layer.
+        model: float or QAT mode.
+        share: of its weights.
+    """
+    layer = quantized_layers(unwrap_model(model))[name]
+    if layer.op is not None:
+        _zero_smallest(layer.op.weight, share)
+
+
+def _zero_smallest(weight: Tensor, share: float) -> None:
+    order = weight.abs().flatten().argsort(stable=True)
+    weight.view(-1)[order[:int(weight.numel() * share)]] = 0
 
 
 class WeightMask:

@@ -18,16 +18,16 @@ HALVING = table([(-(1 << 35), 0, 0, 0), (0, 1, 12, 0)])
 """An activation that brings sums of byte products into the byte range."""
 
 
-def small_model() -> KModel:
-    """One KPU layer, 2x8x8 to 4x8x8."""
-    return single(conv(pattern_weights(4, 2, 3), Shape(height=8, width=8), act=HALVING))
+def small_model(channels: int = 2) -> KModel:
+    """One KPU layer, 8x8 cells of some channels to 4x8x8."""
+    return single(conv(pattern_weights(4, channels, 3), Shape(height=8, width=8), act=HALVING))
 
 
 def runner_model(model: KModel, image: Image, *, labels: tuple[str, ...] = (), name: str = "test") -> RunnerModel:
     """With the known answer of the simulator."""
     run = run_kmodel(model, image, options=KpuOptions(sipeed_layers=True))
-    return RunnerModel(name=name, kmodel=write_kmodel(model), image=image, outputs=run.outputs, is_wide=False,
-                       labels=labels)
+    return RunnerModel(name=name, kmodel=write_kmodel(model), image=image, outputs=run.outputs,
+                       is_wide=(False,) * len(run.outputs), labels=labels)
 
 
 def write_project(folder: Path, runner: RunnerModel, *, main: str = "") -> Path:

@@ -9,7 +9,7 @@ from ai8x.k210.interpreter_cpu import run_cpu_layer
 from ai8x.k210.interpreter_memory import MainMemory, defined
 from ai8x.k210.legalize import legalize
 from ai8x.k210.step_times import steps_milliseconds
-from ai8x.k210.steps import AddStep, MainBuffer
+from ai8x.k210.steps import EltwiseStep, MainBuffer
 from ai8x.network.ir import Eltwise
 from tests.k210.small_networks import Chain, kinds, max_pool
 
@@ -21,7 +21,8 @@ def test_every_pair_of_bytes_is_added_exactly(subtract: bool) -> None:
     first, second = np.repeat(EVERY_BYTE, 256), np.tile(EVERY_BYTE, 256)
     size = first.size
     a, b, result = (MainBuffer(name=name, elements=size) for name in "abc")
-    step = AddStep(name="add", layer=0, first=a, second=b, target=result, subtract=subtract)
+    step = EltwiseStep(name="add", layer=0, first=a, second=b, target=result,
+                       operation=Eltwise.SUB if subtract else Eltwise.ADD)
     layer = encode_step(step, Places(lines={}, main={"a": 0, "b": size, "c": 2 * size}))
     memory = MainMemory(3 * size)
     memory.write(0, defined(np.concatenate([first, second])), "operands")

@@ -22,7 +22,7 @@ from ai8x.toolchain import (
     run_make,
 )
 from tests.k210.kpu_layers import Shape, conv, pattern_image
-from tests.k210.runner_projects import runner_model, small_model, write_project
+from tests.k210.runner_projects import all_layers_model, runner_model, small_model, write_project
 
 LABELS = tuple(f"class {i}" for i in range(256))
 needs_make = pytest.mark.skipif(find_make() is None, reason="make is not installed")
@@ -31,7 +31,7 @@ needs_compiler = pytest.mark.skipif(bool(missing_k210_tools()), reason=missing_k
 
 @pytest.fixture(scope="module")
 def runner() -> RunnerModel:
-    return runner_model(small_model(), pattern_image(2, 8, 8))
+    return runner_model(small_model(3), pattern_image(3, 8, 8))
 
 
 def test_project_has_everything_but_model_and_sample(runner: RunnerModel, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_sizes_are_those_of_the_model(runner: RunnerModel) -> None:
     header = render_runner(runner)["model.h"].decode()
     for line in (f"#define MODEL_BYTES {len(runner.kmodel)}u", "#define MODEL_OUTPUTS 1u",
                  "#define MODEL_EXPECTED_BYTES 256u", "#define MODEL_MAIN_MEMORY_BYTES 256u",
-                 "#define MODEL_INPUT_BYTES 128u", "#define MODEL_CLASSES 0", "#define MODEL_FRACTION_BITS 7"):
+                 "#define MODEL_INPUT_BYTES 192u", "#define MODEL_CLASSES 0", "#define MODEL_FRACTION_BITS 7"):
         assert line in header
 
 
@@ -85,6 +85,28 @@ def test_maixpy_script_is_python_with_the_models_shape(runner: RunnerModel) -> N
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(script).body
               if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
     assert values["LABELS"] == list(LABELS) and values["UNIT"] == 128.0 and values["IS_GRAY"] is False
+
+
+def test_models_that_no_camera_feeds_have_no_maixpy_script(runner: RunnerModel) -> None:
+    assert "maix_run.py" in render_runner(runner)
+    assert "maix_run.py" not in render_runner(runner_model(small_model(2), pattern_image(2, 8, 8)))
+
+
+def test_models_with_layers_of_our_own_are_for_the_standalone_runner_only(runner: RunnerModel) -> None:
+    model, image = all_layers_model()
+    files = render_runner(runner_model(model, image))
+    assert "#define MODEL_NEEDS_OWN_RUNNER 1\n" in files["model.h"].decode() and "maix_run.py" not in files
+    assert "#define MODEL_NEEDS_OWN_RUNNER 0\n" in render_runner(runner)["model.h"].decode()
+
+
+def test_every_output_says_whether_it_is_wide(runner: RunnerModel) -> None:
+    model, image = all_layers_model()
+    several = runner_model(model, image)
+    flags = tuple(index % 3 == 0 for index in range(len(several.outputs)))
+    header = render_runner(replace(several, is_wide=flags))["model.h"].decode()
+    assert f"#define MODEL_OUTPUT_IS_WIDE {{ {', '.join(str(int(flag)) for flag in flags)} }}\n" in header
+    with pytest.raises(ValueError, match="2 flags for 1 outputs"):
+        replace(runner, is_wide=(True, False))
 
 
 def test_outputs_of_another_model_are_refused(runner: RunnerModel) -> None:

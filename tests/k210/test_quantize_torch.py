@@ -226,7 +226,7 @@ def test_digits_run_on_the_compiled_runner(digits: tuple[nn.Module, np.ndarray, 
     quantized = quantize_model(float_model_from_torch(model, (1, 28, 28), name="digits"), calibration)
     run, _ = quantized.run(images[0])
     runner = RunnerModel(name="digits", kmodel=quantized.data, image=quantized.image(images[0]), outputs=run.outputs,
-                         is_wide=True)
+                         is_wide=(True,))
     result = run_k210_firmware(build_k210_project(write_project(tmp_path / "digits", runner)))
     assert result.passed, result.console
     assert len(result.layers) == len(run.layers)

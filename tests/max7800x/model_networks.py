@@ -14,12 +14,12 @@ from ai8x.network.yaml_file import PlacementHint
 from ai8x.nn.describe import describe_model
 from ai8x.nn.qat import QatPolicy, switch_to_qat
 from ai8x.quantization import quantize_state
-from ai8x.training.registry import BUNDLED, ModelSpec, discover
+from ai8x.training.registry import BUNDLED_ROOT, ModelSpec, discover
 
 
 def bundled_models() -> Mapping[str, ModelSpec]:
     """Every model of the folder ``models``, by name."""
-    folder = str(BUNDLED / "models")
+    folder = str(BUNDLED_ROOT / "models")
     return {name: spec for name, spec in discover().models.items() if spec.origin.startswith(folder)}
 
 
@@ -34,7 +34,7 @@ def model_network(spec: ModelSpec) -> tuple[Network, tuple[PlacementHint, ...]]:
     network = build_network(file, parameters_from_state(state), TensorShape(*(*shape, 1, 1)[:3]))
     rng = np.random.default_rng(0)
     changed = {layer.index: _random_layer(layer, rng) for layer in network.layers if layer.weights is not None}
-    return network.with_layers(changed), tuple(entry.hint for entry in file.layers)
+    return network.with_layers(changed), file.hints
 
 
 def _random_layer(layer: Layer, rng: np.random.Generator) -> Layer:
@@ -46,4 +46,4 @@ def _random_layer(layer: Layer, rng: np.random.Generator) -> Layer:
     bias = None if layer.bias is None else rng.integers(-64, 64, layer.bias.shape)
     shift = 2 - int(np.ceil(np.log2(layer.weights[0].size) / 2))
     return replace(layer, weights=weights, bias=bias, output_shift=layer.output_shift if layer.output_bits > 8
-                   else max(-8, shift), weight_source=layer.weight_source)
+                   else max(-8, shift))

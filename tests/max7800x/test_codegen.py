@@ -64,6 +64,7 @@ CHIP_HEADER = """
 #include <stdint.h>
 typedef struct { volatile uint32_t clkctrl, pclkdiv, pclkdis0; } mxc_gcr_regs_t;
 typedef struct { volatile uint32_t reg0, reg1, reg2, reg3; } mxc_gcfr_regs_t;
+typedef struct { volatile uint32_t CTRL, LOAD, VAL; } systick_regs_t;
 typedef struct { int unused; } mxc_gpio_regs_t;
 typedef struct { int unused; } mxc_tmr_regs_t;
 typedef enum { MXC_GPIO_FUNC_IN, MXC_GPIO_FUNC_OUT } mxc_gpio_func_t;
@@ -83,6 +84,9 @@ typedef struct { mxc_gpio_regs_t *port; uint32_t mask; mxc_gpio_func_t func; mxc
 #define MXC_SYS_PERIPH_CLOCK_CNN 25
 #define MXC_SYS_CLOCK_IPO 4
 #define CNN_IRQn 101
+#define E_NO_ERROR 0
+#define SysTick ((systick_regs_t *)0xE000E010u)
+#define SysTick_LOAD_RELOAD_Msk 0xFFFFFFu
 #define SEC(seconds) ((uint32_t)(seconds) * 1000000u)
 int MXC_GPIO_Config(const mxc_gpio_cfg_t *cfg);
 void MXC_GPIO_OutSet(mxc_gpio_regs_t *port, uint32_t mask);
@@ -91,7 +95,9 @@ void MXC_NVIC_SetVector(int number, void (*handler)(void));
 void MXC_SYS_ClockEnable(int clock);
 void MXC_SYS_ClockDisable(int clock);
 int MXC_SYS_Clock_Select(int clock);
+extern uint32_t SystemCoreClock;
 void SystemCoreClockUpdate(void);
+uint32_t SysTick_Config(uint32_t ticks);
 void MXC_TMR_SW_Start(mxc_tmr_regs_t *timer);
 int MXC_TMR_SW_Stop(mxc_tmr_regs_t *timer);
 void MXC_LP_EnterSleepMode(void);
@@ -201,7 +207,7 @@ def test_buffer_is_sized_over_all_outputs():
 
 def test_input_follows_the_start_only_with_fifos():
     order = {
-        name: [sources(name)[1]["main.c"].rindex(call) for call in ("    load_input();", "    cnn_start();")]
+        name: [sources(name)[1]["main.c"].rindex(call) for call in ("    load_input();", "    require(cnn_start());")]
         for name in ("small", "fifo")
     }
     assert order["small"][0] < order["small"][1]
@@ -291,7 +297,9 @@ def test_every_variant_compiles_without_a_warning(tmp_path: Path, example: str, 
     subprocess.run([HOST_COMPILER, *flags, "cnn.c", "main.c", "softmax.c"], cwd=tmp_path, check=True)
 
 
-def run_on_virtual_board(folder: Path, program: Program, network: Network, options: CodegenOptions) -> tuple[Any, list]:
+def run_on_virtual_board(folder: Path, program: Program, network: Network, options: CodegenOptions, *,
+                         accelerator: Accelerator | None = None, cycles: int = 50_000, flags: str = ""
+                         ) -> tuple[Any, list]:
     """Build with the cross compiler, every warning an error, and run; result and writes to the accelerator."""
     virtual = pytest.importorskip("ai8x.virtual.max78000")
     pytest.importorskip("unicorn")
@@ -299,12 +307,12 @@ def run_on_virtual_board(folder: Path, program: Program, network: Network, optio
         pytest.skip("no cross compiler on this machine")
     write_project(program, network, folder, options)
     warnings = "WARNINGS=-Wall -Wextra -Wconversion -Wshadow -Wpedantic -Wmissing-prototypes -Wcast-align -Werror"
-    subprocess.run(["make", "-s", warnings], cwd=folder, check=True, capture_output=True)
+    subprocess.run(["make", "-s", warnings, f"PROJ_CFLAGS={flags}"], cwd=folder, check=True, capture_output=True)
     writes: list[tuple[int, int, int]] = []
     result = virtual.run_firmware(
         next(folder.glob("build/*.elf")),
-        Accelerator(seed=5, powered=False, fifo_depth=8),
-        lambda: 50_000,
+        accelerator or Accelerator(seed=5, powered=False, fifo_depth=8),
+        lambda: cycles,
         on_bus_write=lambda *write: writes.append(write),
     )
     return result, writes
@@ -327,6 +335,32 @@ def test_compiled_firmware_makes_exactly_the_writes_of_the_program(
     result, writes = run_on_virtual_board(tmp_path, program, network, options)
     assert result.passed, result.console
     assert writes == list(program.bus_writes())
+
+
+class FullFifo(Accelerator):
+    """Its FIFO takes nothing."""
+
+    def read(self, address: int, size: int) -> int:
+        return 0xF if address == 0x50000004 else super().read(address, size)
+
+
+NEVER = 100 * 50_000_000
+"""More cycles than the firmware waits for."""
+
+
+@pytest.mark.parametrize(("example", "options", "accelerator", "flags"), [
+    ("small", OPTIONS["default"], Accelerator, ""),
+    ("small", OPTIONS["spin"], Accelerator, "-DCNN_MAX_POLLS=5000u"),
+    ("fifo", OPTIONS["default"], FullFifo, "-DCNN_MAX_POLLS=5000u"),
+], ids=["sleeping", "polling", "feeding a FIFO"])
+def test_every_wait_for_the_accelerator_ends(tmp_path: Path, example: str, options: CodegenOptions,
+                                             accelerator: type[Accelerator], flags: str):
+    network, placement = EXAMPLES[example]()
+    options = replace(options, debug_wait_s=0)
+    result, _ = run_on_virtual_board(tmp_path, real_program(network, placement), network, options, cycles=NEVER,
+                                     accelerator=accelerator(seed=5, powered=False, fifo_depth=8), flags=flags)
+    assert not result.passed
+    assert "*** FAIL ***" in result.console and "fail() was called from" in result.reason
 
 
 def test_firmware_prints_time_and_class_table(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Networks as descriptions and back: what is written is what is read, and nothing that goes without saying is written."""
+"""Networks as descriptions and back: what is written is what is read, without what goes without saying."""
 
 import dataclasses
 
@@ -120,7 +120,8 @@ def test_layers_of_the_checkpoint_can_be_skipped() -> None:
     parameters = [weights(2, 2, 1, 1, name=name, value=value) for name, value in (("x", 1), ("y", 2), ("z", 3))]
 
     def skipping(*names: str) -> Network:
-        text = f"{HEAD}skip_checkpoint_layers: [{', '.join(names)}]\nlayers:\n  - {{op: conv2d, kernel_size: 1, pad: 0}}\n"
+        skipped = ", ".join(names)
+        text = f"{HEAD}skip_checkpoint_layers: [{skipped}]\nlayers:\n  - {{op: conv2d, kernel_size: 1, pad: 0}}\n"
         return build_network(parse_network_file(text, "net.yaml"), parameters, TensorShape(2, 3, 3))
 
     assert skipping("x", "z").layers[0].weights[0, 0, 0, 0] == 2

@@ -151,8 +151,11 @@ def test_parameters_find_their_layers_whatever_the_order_of_registration() -> No
 
 
 def test_layers_that_do_not_run_are_skipped_in_the_checkpoint() -> None:
-    model = integer_model(lambda: Model(lambda m, x: m.used(x), unused=modules.Conv2d(2, 2, 1),
-                                        used=modules.Conv2d(2, 2, 1), late=nn.ModuleDict({"it's": modules.Linear(3, 2)})))
+    def build() -> nn.Module:
+        return Model(lambda m, x: m.used(x), unused=modules.Conv2d(2, 2, 1), used=modules.Conv2d(2, 2, 1),
+                     late=nn.ModuleDict({"it's": modules.Linear(3, 2)}))
+
+    model = integer_model(build)
     description = describe_model(model, (2, 3, 3), name="net")
     assert description.skipped == ("unused", "late.it's")
     assert_same(model, (2, 3, 3))

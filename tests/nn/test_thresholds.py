@@ -220,3 +220,22 @@ def test_no_batch_is_refused() -> None:
         calibrate_activations(SecondGeneration(), [])
     with pytest.raises(ValueError, match="no batch"):
         collect_histograms(SecondGeneration(), [])
+
+
+def test_inputs_of_a_layer_that_runs_twice_have_one_range() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = modules.FusedConv2dReLU(1, 4, 1)
+            self.shared = modules.FusedConv2dReLU(4, 4, 1)
+            self.last = modules.Conv2d(4, 2, 1)
+
+        def forward(self, data: Tensor) -> Tensor:
+            result: Tensor = self.last(self.shared(self.shared(self.first(data))))
+            return result
+
+    model = Twice()
+    use_scheme(model, Scheme.V2)
+    plan = plan_thresholds(trace_model(model, torch.zeros(1, 1, 4, 4)), {"first": 1, "shared": 3, "last": 2})
+    assert plan["first"].own == plan["shared"].own == plan["shared"].source == 3
+    assert plan["shared"].activation_threshold == 0

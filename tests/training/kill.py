@@ -1,7 +1,8 @@
 """Kills training runs at random moments (SIGKILL) and checks that ``--resume`` ends with the same bits.
 
 A moment is the N-th time that a training process executes a certain line of our code, so it can lie inside the writing
-of a checkpoint or inside the switch to QAT, and repeats with the seed; every fourth one is a point in time. A killed run goes on with ``--resume`` (or starts again where it had not written a checkpoint yet); then the weights of all
+of a checkpoint or inside the switch to QAT, and repeats with the seed; every fourth one is a point in time. A killed
+run goes on with ``--resume`` (or starts again where it had not written a checkpoint yet); then the weights of all
 checkpoints and the table of metrics must equal those of a run that nobody disturbed.
 
 Run: python -m tests.training.kill [--kills 20] [--seed 0] [--task toy|digits] [--processes 1]
@@ -187,7 +188,7 @@ def _train_and_exit(arguments: Sequence[str], kill: Kill | None, *, tracing: boo
     """What the forked process does; it never returns."""
     status = 99
     try:
-        with open("output.txt", "a", encoding="utf-8") as stream, contextlib.redirect_stdout(stream), \
+        with Path("output.txt").open("a", encoding="utf-8") as stream, contextlib.redirect_stdout(stream), \
                 contextlib.redirect_stderr(stream):
             tracer = _Tracer(kill)
             if tracing:
@@ -273,7 +274,7 @@ def kill_and_go_on(task: str, kill: Kill, whole: Whole, out_dir: str) -> tuple[b
 
 def draw_kills(wholes: Sequence[Whole], kinds: Sequence[Moment], count: int, seed: int) -> Iterator[Kill]:
     """Moments of all kinds in turn: any line of the kind, and any of the times that it is executed."""
-    chance = random.Random(seed)  # noqa: S311 -- repeatable on purpose
+    chance = random.Random(seed)
     for number in range(count):
         kind, variant = kinds[number % len(kinds)], (number + number // len(kinds)) % len(wholes)
         if kind is Moment.TIME:
@@ -305,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, kill in enumerate(draw_kills(wholes, kinds, arguments.kills, arguments.seed)):
             was_killed, different = kill_and_go_on(arguments.task, kill, wholes[kill.variant], f"killed{number}")
             failures += bool(different)
-            print(f"{number:3} {str(kill):45} {' '.join(VARIANTS[kill.variant]) or '-':62} "
+            print(f"{number:3} {kill!s:45} {' '.join(VARIANTS[kill.variant]) or '-':62} "
                   f"{'killed' if was_killed else 'had finished'}; {', '.join(different) or 'same bits'}", flush=True)
     print(f"{arguments.kills} kills, {failures} runs with other results")
     return int(failures > 0)

@@ -57,10 +57,21 @@ def test_confusion_text_is_aligned():
     assert text == "     cat dog\n cat  10   0\n dog   2 300"
 
 
-def test_confusion_picture_is_blue_on_the_diagonal():
-    picture = draw_confusion(np.diag([5, 5]), ("a", "b"))
-    assert picture.shape == (64 + 72, 64 + 72, 3) and picture.dtype == np.uint8
-    assert picture[64 + 2, 64 + 2].tolist() == [20, 70, 160] and picture[64 + 2, 64 + 38].tolist() == [255] * 3
+def test_confusion_picture_is_blue_where_the_class_is_right_and_orange_elsewhere():
+    picture = draw_confusion(np.array([[5, 0], [5, 5]]), ("a", "b")).astype(int)
+    colours = [tuple(colour) for colour in np.unique(picture.reshape(-1, 3), axis=0).tolist()]
+    assert (28, 84, 158) in colours  # all of class a
+    half = (255 + 28) // 2
+    assert any(abs(colour[0] - half) < 2 and colour[2] > colour[0] for colour in colours)  # half of class b
+    assert any(colour[0] - colour[2] > 100 for colour in colours)  # the other half
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("a name much wider", "b")])
+def test_confusion_picture_has_room_for_its_names(labels):
+    picture = draw_confusion(np.diag([5, 5]), labels)
+    assert picture.dtype == np.uint8 and picture.ndim == 3
+    edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    assert np.all(edge == 255)  # nothing is cut off
 
 
 def test_confusion_picture_of_many_classes_has_no_labels():
@@ -88,7 +99,9 @@ def test_board_writes_what_tensorboard_reads(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     (point,) = events.Scalars("Performance/Validation/Top1")
     assert (point.step, point.value) == (3, 98.5)
-    assert events.Images("Confusion/Test")[0].height == 136
+    expected = draw_confusion(np.eye(2, dtype=np.int64), ("a", "b")).shape
+    image = events.Images("Confusion/Test")[0]
+    assert (image.height, image.width, 3) == expected
     assert set(events.Tags()["histograms"]) == {"Parameters/weight", "Parameters/bias"}
 
 

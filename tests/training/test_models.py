@@ -129,3 +129,16 @@ def test_model_files_import_alone():
         finally:
             reset_device()
         assert module.models
+
+
+@pytest.mark.parametrize("name", sorted(set(SPECS) - {"ai85unetlarge", "ai85actiontcn"}))
+def test_signals_of_untrained_models_do_not_vanish(name):
+    model = make(name, bias=True).train()
+    spreads = {}
+    for path, layer in quantized_layers(model).items():
+        if layer.op is not None:  # averages of noise are small
+            layer.register_forward_hook(lambda m, i, o, key=path: spreads.__setitem__(key, float(o.std())))
+    inputs = torch.randint(-128, 128, (4, *SPECS[name].input_shape), generator=torch.Generator().manual_seed(0)) / 128
+    with torch.no_grad():
+        model(inputs)
+    assert min(spreads.values()) > 4 / 128  # several steps of the chip

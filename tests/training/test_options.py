@@ -14,7 +14,7 @@ from ai8x.cli.train import DROPPED_OPTIONS, LATER_OPTIONS, SUMMARIES, build_pars
 from ai8x.network.yaml_file import read_network_file
 from ai8x.training.config import config_options
 
-KEPT = """
+KEPT_TEXT = """
 --device -8 --8-bit-mode -a --arch --model -f --out-fold-ratio --dataset --truncate-testset --data -j --workers --epochs
 -b --batch-size --use-bias --avg-pool-rounding --copy-output-folder --kd-relationbased --qat-policy --optimizer --lr
 --learning-rate --momentum --weight-decay --wd -p --print-freq --resume-from --exp-load-weights-from --load-weights-from
@@ -24,13 +24,20 @@ KEPT = """
 --regression --num-best-scores --compiler-mode --compiler-backend --enable-obj-detection --obj-detection
 --obj-detection-params --kd-teacher --kd-resume --kd-temperature --kd-temp --kd-distill-wt --kd-dw --kd-student-wt
 --kd-sw --kd-teacher-wt --kd-tw --kd-start-epoch --yaml-template
-""".split()
+"""
 """Spellings that ai8x-training has, or that are ours beside them, with a meaning here."""
 
-WITHOUT_EFFECT = "--pretrained --activation-stats --act-stats --kd-pretrained".split()
-NOT_YET = """--dr --scaf-margin --scaf-scale --scaf-lr --backbone-checkpoint --nas --nas-policy --nas-kd-resume-from
---nas-stage-transition-list""".split()
-
+NOT_YET_TEXT = """
+--dr --scaf-margin --scaf-scale --scaf-lr --backbone-checkpoint --nas --nas-policy --nas-kd-resume-from
+--nas-stage-transition-list
+"""
+KEPT, NOT_YET = KEPT_TEXT.split(), NOT_YET_TEXT.split()
+WITHOUT_EFFECT = ["--pretrained", "--activation-stats", "--act-stats", "--kd-pretrained"]
+MANY = """
+--model TOYNET --epochs 2 --qat-start 1 -b 16 -p 1 -n try --optimizer SGD --lr 0.25 --momentum 0.5 --wd 0 --vs 0.2
+--confusion --num-best-scores 2 --show-train-accuracy last_batch --use-bias --avg-pool-rounding --truncate-testset
+--seed 4 --compress s.yaml --copy-output-folder copies --device max78002
+"""
 KNOWN = {option: action for action in build_parser()._actions for option in action.option_strings}
 
 
@@ -83,10 +90,7 @@ def test_a_run_with_many_options_does_all_of_them(toy_arguments, capsys):
         "lr_schedulers": {"rate": {"class": "MultiStepLR", "milestones": [1], "gamma": 0.5}},
         "policies": [{"lr_scheduler": {"instance_name": "rate"}, "starting_epoch": 0, "ending_epoch": 9,
                       "frequency": 1}]}))
-    arguments = [*toy_arguments, *"--model TOYNET --epochs 2 --qat-start 1 -b 16 -p 1 -n try --optimizer SGD --lr 0.25 "
-                 "--momentum 0.5 --wd 0 --vs 0.2 --confusion --num-best-scores 2 --show-train-accuracy last_batch "
-                 "--use-bias --avg-pool-rounding --truncate-testset --seed 4 --compress s.yaml "
-                 "--copy-output-folder copies --device max78002".split()]
+    arguments = [*toy_arguments, *MANY.split()]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     result = json.loads(shown.splitlines()[-1])

@@ -90,7 +90,8 @@ def test_defect_04_evaluation_ends_with_success(toy, toy_arguments, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["status"] == "evaluated"
 
 
-@pytest.mark.parametrize(("layer", "operator"), [(layers.BitwiseXor, np.bitwise_xor), (layers.BitwiseOr, np.bitwise_or)])
+@pytest.mark.parametrize(("layer", "operator"), [(layers.BitwiseXor, np.bitwise_xor),
+                                                 (layers.BitwiseOr, np.bitwise_or)])
 def test_defect_05_bitwise_operators_work_on_int8_in_every_mode(layer, operator):
     one, other = (np.random.default_rng(seed).integers(-128, 128, (1, 3, 5, 5)).astype(np.int8) for seed in (1, 2))
     expected = operator(one, other)

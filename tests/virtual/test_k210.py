@@ -84,7 +84,7 @@ def test_digits_network_runs_layer_by_layer_as_simulated(tmp_path: Path) -> None
     network = network_of(state())
     lowered = lower_network(network)
     run = run_kmodel(lowered.data, device_image(sample()))
-    runner = replace(runner_model(lowered.model, device_image(sample())), is_wide=True,
+    runner = replace(runner_model(lowered.model, device_image(sample())), is_wide=(True,),
                      labels=tuple(f"digit {i}" for i in range(10)))
     folder = write_project(tmp_path / "project", runner)
     assert str(verify_kpu_firmware(folder, lowered, run)) == "equal"
@@ -100,7 +100,7 @@ def test_digits_network_runs_layer_by_layer_as_simulated(tmp_path: Path) -> None
 def test_class_table_shows_the_softmax_of_the_accumulators(project: Project) -> None:
     lowered = lower_network(network_of(state()))
     image = device_image(sample())
-    runner = replace(runner_model(lowered.model, image), is_wide=True, labels=tuple(f"digit {i}" for i in range(10)))
+    runner = replace(runner_model(lowered.model, image), is_wide=(True,), labels=tuple(f"digit {i}" for i in range(10)))
     console = run_k210_firmware(project(runner)).console
     logits = run_kmodel(lowered.data, image).outputs[0].view(np.float32).astype(np.float64)
     powers = np.exp((logits - logits.max()) / 2**14)

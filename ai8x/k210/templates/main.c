@@ -91,17 +91,14 @@ static int check_outputs(void)
 }
 
 #if MODEL_CLASSES
+static const bool is_wide[MODEL_OUTPUTS] = MODEL_OUTPUT_IS_WIDE;
 static const char *const class_names[MODEL_CLASSES] = MODEL_CLASS_NAMES;
 static float share[MODEL_CLASSES];
 
 /* Class i of output 0: the accumulator of a wide output, else the signed byte. */
 static float class_value(const uint8_t *output, uint32_t i)
 {
-#if MODEL_OUTPUT_IS_WIDE
-    return ((const float *)(const void *)output)[i];
-#else
-    return (float)output[i] - MODEL_ZERO_POINT;
-#endif
+    return is_wide[0] ? ((const float *)(const void *)output)[i] : (float)output[i] - MODEL_ZERO_POINT;
 }
 
 /* Softmax over the classes; one unit of the logits is 2 to the power of MODEL_FRACTION_BITS. */

@@ -17,6 +17,10 @@
 #include "model.h"
 #include "runner.h"
 
+#if MODEL_NEEDS_OWN_RUNNER
+#error "this model has layer types that the SDK does not know: build it with the Makefile, or synthesise it without --k210-own-layers"
+#endif
+
 #define CPU_PLL_HZ 800000000UL /* the CPU runs at half of it */
 #define KPU_PLL_HZ 400000000UL
 #define DMA_CHANNEL DMAC_CHANNEL5

@@ -23,18 +23,18 @@ class NotPossible(Exception):
     """No layer of the chip computes this: a finding on its way to the list.
 
     Args:
+        message: a sentence without full stop.
         code: of the finding.
-        reason: a sentence without full stop.
-        nearest: what comes nearest and can be computed, or empty.
-        replacement: operations in place of the one refused, where `nearest` can be put in automatically.
+        help: the form that comes nearest and can be computed, or empty.
+        replacement: operations in place of the one refused, where that form can be put in automatically.
     """
 
-    def __init__(self, reason: str, *, code: str = "E0761", nearest: str = "",
+    def __init__(self, message: str, *, code: str = "E0761", help: str = "",
                  replacement: tuple[Operation, ...] | None = None) -> None:
-        super().__init__(reason)
+        super().__init__(message)
         self.code = code
-        self.reason = reason
-        self.nearest = nearest
+        self.reason = message
+        self.nearest = help
         self.replacement = replacement
 
 

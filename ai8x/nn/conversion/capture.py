@@ -208,8 +208,13 @@ def capture(module: nn.Module, example: Tensor) -> Capture:
         example: a batch.
 
     Raises:
-        UserError: E0760 where the model cannot be run on the example.
+        UserError: E0760 where the example is no batch, or the model cannot be run on it.
     """
+    if not isinstance(example, Tensor) or example.dim() < 2:
+        found = f"{type(example).__name__} {tuple(getattr(example, 'shape', ()))}"
+        raise user_error("E0760", "the example is one batch of data", found=found,
+                         allowed="a tensor (N, C, H, W), (N, C, L) or (N, F)",
+                         help="write convert(model, torch.zeros(1, 3, 32, 32))")
     recorder = _Recorder()
     reference = recorder.remember(example)
     handles = []

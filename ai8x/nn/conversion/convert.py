@@ -19,7 +19,8 @@ from ai8x.nn.conversion.fuse import LayerBuilder
 from ai8x.nn.conversion.graph import Graph
 from ai8x.nn.conversion.model import ConversionReport, ConvertedModel
 from ai8x.nn.conversion.reading import read_graph
-from ai8x.nn.conversion.rewrite import Rewriting, rewrite
+from ai8x.nn.conversion.rewrite import rewrite
+from ai8x.nn.conversion.rewriting import Rewriting
 from ai8x.nn.wrappers import evaluation_mode
 
 RELATIVE_TOLERANCE = 1e-4
@@ -48,14 +49,9 @@ def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bo
         The converted model, in training mode if the original is; its ``report`` lists layers and notices.
 
     Raises:
-        UserError: E0760 where the model does not run, E0761 to E0764 for operations without a form, E0372 to E0386 for
+        UserError: E0760 where the model does not run, E0761 to E0765 for operations without a form, E0372 to E0386 for
             limits of the chip; all findings together, each with the path of the layer and the nearest form.
     """
-    if not isinstance(example_input, Tensor) or example_input.dim() < 2:
-        found = f"{type(example_input).__name__} {tuple(getattr(example_input, 'shape', ()))}"
-        raise user_error("E0760", "the example is one batch of data", found=found,
-                         allowed="a tensor (N, C, H, W), (N, C, L) or (N, F)",
-                         help="write convert(model, torch.zeros(1, 3, 32, 32))")
     captured = capture(module, example_input)
     graph, findings, is_exact = read_graph(captured, replace_unsupported=replace_unsupported)
     rewriting = Rewriting(replace_unsupported=replace_unsupported, findings=findings, is_exact=is_exact)
@@ -73,7 +69,7 @@ def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bo
 def _assembled(graph: Graph, builder: LayerBuilder, findings: Diagnostics, *, is_exact: bool) -> ConvertedModel:
     """The model in float mode without clamps."""
     if not builder.layers:
-        raise user_error("E0761", "the model computes nothing that a chip could", found="no layer",
+        raise user_error("E0765", "the model computes nothing that a chip could", found="no layer",
                          help="convert a model with convolutions or linear layers")
     report = ConversionReport(layers=tuple(builder.lines), notices=findings.items, is_exact=is_exact)
     model = ConvertedModel(builder.layers, builder.steps, graph.nodes[0].name, graph.structure, report)

@@ -112,7 +112,7 @@ def _step(conv: Convolution, wanted: Shape) -> int:
     steps = {step for step, count in zip(conv.stride, wanted, strict=True) if count > 1} or {1}
     if len(steps) > 1 or max(steps) > MAX_POOL:
         raise NotPossible(f"stride {size_text(conv.stride)}; strides are equal in both directions and at most "
-                          f"{MAX_POOL}", code="E0764", nearest="an equal stride")
+                          f"{MAX_POOL}", code="E0764", help="an equal stride")
     return steps.pop()
 
 
@@ -204,7 +204,7 @@ def _legal_transposed(conv: Convolution, shape: Shape, wanted: Shape, tolerates:
     raise NotPossible(f"a transposed convolution with kernel {size_text(conv.kernel)}, stride {size_text(conv.stride)} "
                       f"and output padding {size_text(conv.output_padding)}; the chip's have 3x3, stride 2, output "
                       "padding 1", code="E0764",
-                      nearest="ConvTranspose2d with kernel_size=3, stride=2, padding=1, output_padding=1",
+                      help="ConvTranspose2d with kernel_size=3, stride=2, padding=1, output_padding=1",
                       replacement=(_new_transposed(conv),) if doubles else None)
 
 
@@ -222,7 +222,7 @@ def _too_large(conv: Convolution, shape: Shape) -> NotPossible:
     """The refusal of a kernel that has no exact form, with smaller kernels that cover as much."""
     if conv.copies:
         return NotPossible(f"{_ends_text(conv)}: the chip adds and drops the same on all sides", code="E0763",
-                           nearest="the same border on all sides, or sizes that need none")
+                           help="the same border on all sides, or sizes that need none")
     reason = f"kernel {size_text(conv.kernel)}"
     if set(conv.dilation) != {1}:
         reason += f" with dilation {size_text(conv.dilation)}"
@@ -237,7 +237,7 @@ def _too_large(conv: Convolution, shape: Shape) -> NotPossible:
         count = _COUNTS[number] if number < len(_COUNTS) else str(number)
         nearest = f"{count} {size} convolution{'s' if number > 1 else ' with equal padding'}"
     return NotPossible(f"{reason} has no exact form; the chip's kernels have {limit}, padding up to {MAX_PADDING}",
-                       code="E0764", nearest=nearest, replacement=stack and _smaller_kernels(conv, stack))
+                       code="E0764", help=nearest, replacement=None if stack is None else _smaller_kernels(conv, stack))
 
 
 def _ends_text(conv: Convolution) -> str:

@@ -349,6 +349,15 @@ def _renamed(structure: Any, names: Mapping[str, str]) -> Any:
     return tuple(_renamed(value, names) for value in structure)
 
 
+def without_dead_nodes(graph: Graph) -> Graph:
+    """Nodes that outputs depend on, and the input."""
+    needed = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    return replace(graph, nodes=tuple(n for n in graph.nodes if n.name in needed or isinstance(n.operation, Input)))
+
+
 def with_inferred_shapes(graph: Graph) -> Graph:
     """The graph with the shapes that follow from the first; changes of shape and refused nodes keep theirs."""
     shapes: dict[str, Shape] = {}

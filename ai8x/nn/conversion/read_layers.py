@@ -53,7 +53,7 @@ def _ends(padding: object, kernel: Shape, dilation: Shape, arguments: Arguments)
 def _weight(call: Call, arguments: Arguments) -> Tensor:
     weight = arguments.get("weight")
     if not isinstance(weight, Tensor):
-        raise NotPossible("the weights are computed from the data", nearest="a convolution with fixed weights")
+        raise NotPossible("the weights are computed from the data", help="a convolution with fixed weights")
     stored = parameter(weight)
     assert stored is not None
     return stored
@@ -64,7 +64,7 @@ def read_convolution(call: Call) -> Reading:
     arguments = Arguments(call, "input weight bias stride padding dilation groups")
     if arguments.dims not in (1, 2):
         raise NotPossible("data has one or two dimensions besides batch and channels",
-                          nearest="Conv2d of frames or slices as channels")
+                          help="Conv2d of frames or slices as channels")
     weight = _weight(call, arguments)
     kernel = tuple(weight.shape[2:])
     dilation = arguments.sizes("dilation", 1)
@@ -74,7 +74,7 @@ def read_convolution(call: Call) -> Reading:
                        before=before, after=after, dilation=dilation, groups=int(arguments.get("groups", 1)))
     if arguments.get("padding_mode", "zeros") != "zeros":
         raise NotPossible(f"the chip pads with zeros, not with padding_mode='{arguments.get('padding_mode')}'",
-                          nearest="padding with zeros", replacement=(conv,))
+                          help="padding with zeros", replacement=(conv,))
     return Reading(operations=(conv,))
 
 
@@ -82,7 +82,7 @@ def read_transposed(call: Call) -> Reading:
     """nn.ConvTranspose2d and its function."""
     arguments = Arguments(call, "input weight bias stride padding output_padding groups dilation")
     if arguments.dims != 2:
-        raise NotPossible("transposed convolutions have two dimensions", nearest="data of one row, (N, C, 1, L)")
+        raise NotPossible("transposed convolutions have two dimensions", help="data of one row, (N, C, 1, L)")
     weight = _weight(call, arguments)
     padding = arguments.sizes("padding", 0)
     extra = tuple(out - free for out, free in zip(arguments.out_shape[2:], _without_extra(arguments, weight, padding),
@@ -105,7 +105,7 @@ def read_linear(call: Call) -> Reading:
     arguments = Arguments(call, "input weight bias")
     if len(arguments.shape) != 2:
         raise NotPossible(f"a linear layer along the last of {len(arguments.shape)} dimensions", code="E0762",
-                          nearest="a 1x1 convolution of data with the channels in front")
+                          help="a 1x1 convolution of data with the channels in front")
     return Reading(operations=(Convolution(operator="Linear", weight=_weight(call, arguments),
                                            bias=parameter(arguments.get("bias"))),))
 
@@ -114,10 +114,10 @@ def read_batchnorm(call: Call) -> Reading:
     """nn.BatchNorm1d and nn.BatchNorm2d."""
     module = call.target
     if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        raise NotPossible("the statistics of BatchNorm must belong to a module", nearest="nn.BatchNorm2d")
+        raise NotPossible("the statistics of BatchNorm must belong to a module", help="nn.BatchNorm2d")
     if module.running_mean is None or module.running_var is None:
         raise NotPossible("BatchNorm without running statistics cannot be folded into a layer",
-                          nearest="track_running_stats=True")
+                          help="track_running_stats=True")
     return Reading(operations=(Norm(module=module),))
 
 
@@ -141,7 +141,7 @@ def read_clamp(call: Call) -> Reading:
         text = (f"values above {high:g} are cut by the range of the chip's numbers only, which quantisation chooses; "
                 "until then the layer is a ReLU")
         return Reading(operations=(RELU,), notices=((text, ""),), is_inexact=True)
-    raise NotPossible(f"values cannot be limited to {low:g} to {high:g}", nearest="ReLU", replacement=(RELU,))
+    raise NotPossible(f"values cannot be limited to {low:g} to {high:g}", help="ReLU", replacement=(RELU,))
 
 
 def _limits(call: Call, arguments: Arguments) -> tuple[float, float]:
@@ -152,13 +152,13 @@ def _limits(call: Call, arguments: Arguments) -> tuple[float, float]:
     if call.name.lower().startswith("hardtanh"):
         low, high = -1.0 if low is None else low, 1.0 if high is None else high
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        raise NotPossible("limits that are tensors", nearest="ReLU", replacement=(RELU,))
+        raise NotPossible("limits that are tensors", help="ReLU", replacement=(RELU,))
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
 def read_other_activation(call: Call) -> Reading:
     """Activations that the chip does not have."""
-    raise NotPossible(f"the chip has no {call.name}; its activations are ReLU and Abs", nearest="ReLU",
+    raise NotPossible(f"the chip has no {call.name}; its activations are ReLU and Abs", help="ReLU",
                       replacement=(RELU,))
 
 
@@ -197,7 +197,7 @@ def read_other_norm(call: Call) -> Reading:
     shape = call.operands()[0].shape
     fits = 2 <= len(shape) <= 4
     raise NotPossible(f"{call.name} normalises by statistics of every sample, which no layer computes",
-                      nearest="BatchNorm", replacement=(_new_norm(shape),) if fits else None)
+                      help="BatchNorm", replacement=(_new_norm(shape),) if fits else None)
 
 
 _RECURRENT = "a stack of one-dimensional convolutions (TCN) over a window of the sequence"
@@ -236,4 +236,4 @@ HOPELESS: Mapping[str, tuple[str, str]] = {
 def refuse(call: Call) -> Reading:
     """Anything else."""
     reason, nearest = HOPELESS.get(call.name, (f"no layer of the chip computes {call.name}", ""))
-    raise NotPossible(reason, nearest=nearest)
+    raise NotPossible(reason, help=nearest)

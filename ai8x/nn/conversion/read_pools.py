@@ -25,15 +25,15 @@ def read_pool(call: Call) -> Reading:
     pool = Pooling(kind=kind, size=size, stride=arguments.sizes("stride", size) or size)
     padding = arguments.sizes("padding", 0)
     if kind == "Max" and set(arguments.sizes("dilation", 1)) != {1}:
-        raise NotPossible("windows of maximum pooling have no gaps", code="E0763", nearest="dilation 1")
+        raise NotPossible("windows of maximum pooling have no gaps", code="E0763", help="dilation 1")
     if kind == "Avg" and any(padding) and not arguments.get("count_include_pad", True):
         raise NotPossible("the average of fewer elements at the border", code="E0763",
-                          nearest="count_include_pad=True")
+                          help="count_include_pad=True")
     if arguments.get("divisor_override"):
-        raise NotPossible("another divisor than the size of the window", code="E0763", nearest="the plain average")
+        raise NotPossible("another divisor than the size of the window", code="E0763", help="the plain average")
     before, after = padding, _ends_behind(pool, padding, arguments)
     if kind == "Avg" and after != before:
-        raise NotPossible("averages of incomplete windows (ceil_mode)", code="E0763", nearest="ceil_mode=False")
+        raise NotPossible("averages of incomplete windows (ceil_mode)", code="E0763", help="ceil_mode=False")
     shape = arguments.shape
     operations: list[Operation] = []
     if any(before) or any(after):
@@ -48,9 +48,9 @@ def _kind(call: Call) -> str:
 
 def _check_dimensions(arguments: Arguments) -> None:
     if arguments.dims not in (1, 2):
-        raise NotPossible("data has one or two dimensions besides batch and channels", nearest="MaxPool2d")
+        raise NotPossible("data has one or two dimensions besides batch and channels", help="MaxPool2d")
     if len(arguments.call.result) > 1:
-        raise NotPossible("pooling does not tell where the maximum was", code="E0763", nearest="return_indices=False")
+        raise NotPossible("pooling does not tell where the maximum was", code="E0763", help="return_indices=False")
 
 
 def _ends_behind(pool: Pooling, padding: Shape, arguments: Arguments) -> Shape:
@@ -74,7 +74,7 @@ def allowed_pools(pool: Pooling, shape: Shape) -> tuple[Pooling, ...]:
         NotPossible: E0763.
     """
     counts = output_shape(pool, shape)[2:]
-    stride = _equal_stride(pool.stride, counts, pool.size)
+    stride = _equal_stride(pool, shape)
     if max(pool.size) <= MAX_POOL:
         return (replace(pool, stride=stride),)
     whole = all(count == 1 or step == window
@@ -87,20 +87,23 @@ def allowed_pools(pool: Pooling, shape: Shape) -> tuple[Pooling, ...]:
             early = Pooling(kind=pool.kind, size=(first,) * dims, stride=(first,) * dims)
             return (early, *allowed_pools(Pooling(kind=pool.kind, size=rest, stride=rest), output_shape(early, shape)))
     raise NotPossible(f"a window of {size_text(pool.size)}; windows have up to {MAX_POOL} rows and columns",
-                      code="E0763", nearest=f"a window of up to {MAX_POOL}x{MAX_POOL}, or two poolings in a row")
+                      code="E0763", help=f"a window of up to {MAX_POOL}x{MAX_POOL}, or two poolings in a row")
 
 
-def _equal_stride(stride: Shape, counts: Shape, size: Shape) -> Shape:
-    """Equal steps; the step in a dimension with one result is free.
+def _equal_stride(pool: Pooling, shape: Shape) -> Shape:
+    """Equal steps; in a dimension with one result any step will do that leaves no room for a second.
 
     Raises:
         NotPossible: E0763.
     """
-    steps = {step for step, count in zip(stride, counts, strict=True) if count > 1} or {min(*size, MAX_POOL)}
-    if len(steps) > 1 or max(steps) > MAX_POOL:
-        raise NotPossible(f"steps of {size_text(stride)}; steps are equal in both directions and at most {MAX_POOL}",
-                          code="E0763", nearest="equal steps")
-    return (steps.pop(),) * len(stride)
+    counts = output_shape(pool, shape)[2:]
+    axes = list(zip(shape[2:], pool.size, pool.stride, counts, strict=True))
+    least = max((size - window + 1 for size, window, _, count in axes if count == 1), default=1)
+    steps = {step for _, _, step, count in axes if count > 1} or {max(least, min(*pool.stride, MAX_POOL))}
+    if len(steps) > 1 or not least <= max(steps) <= MAX_POOL:
+        raise NotPossible(f"steps of {size_text(pool.stride)}; steps are equal in both directions and at most "
+                          f"{MAX_POOL}", code="E0763", help="equal steps")
+    return (steps.pop(),) * len(pool.stride)
 
 
 def read_adaptive_pool(call: Call) -> Reading:
@@ -111,7 +114,7 @@ def read_adaptive_pool(call: Call) -> Reading:
     for size, count in zip(arguments.shape[2:], arguments.out_shape[2:], strict=True):
         if size % count:
             raise NotPossible(f"{size} elements in {count} windows of different sizes", code="E0763",
-                              nearest=f"an output size that divides {size}")
+                              help=f"an output size that divides {size}")
         windows.append(size // count)
     pool = Pooling(kind=_kind(call), size=tuple(windows), stride=tuple(windows))
     return Reading(operations=allowed_pools(pool, arguments.shape))
@@ -125,7 +128,7 @@ def read_mean(call: Call) -> Reading:
     listed = {int(d) % rank for d in (dims if isinstance(dims, (tuple, list)) else (dims,))}
     if rank not in (3, 4) or listed != set(range(2, rank)):
         raise NotPossible(f"{call.name} over the dimensions {dims}", code="E0763",
-                          nearest="the mean over all rows and columns, which is AvgPool")
+                          help="the mean over all rows and columns, which is AvgPool")
     window = arguments.shape[2:]
     kind = "Max" if call.name == "amax" else "Avg"
     operations: tuple[Operation, ...] = allowed_pools(Pooling(kind=kind, size=window, stride=window), arguments.shape)

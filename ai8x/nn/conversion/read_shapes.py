@@ -16,7 +16,7 @@ def read_reshape(call: Call) -> Reading:
     before, after = call.operands()[0].shape, call.result[0].shape
     if before[0] != after[0]:
         raise NotPossible(f"a change of shape from {size_text(before)} to {size_text(after)} that mixes samples",
-                          code="E0762", nearest="flatten(1)")
+                          code="E0762", help="flatten(1)")
     return Reading(operations=(Reshape(),))
 
 
@@ -25,10 +25,10 @@ def read_concatenation(call: Call) -> Reading:
     arguments = Arguments(call, "tensors dim")
     parts, dim = arguments.get("tensors"), int(arguments.get("dim", arguments.get("axis", 0)))
     if not all(isinstance(part, Ref) for part in parts):
-        raise NotPossible("a concatenation with a constant", code="E0762", nearest="more input channels")
+        raise NotPossible("a concatenation with a constant", code="E0762", help="more input channels")
     if dim % len(parts[0].shape) != 1:
         raise NotPossible(f"a concatenation along dimension {dim}", code="E0762",
-                          nearest="concatenation along the channels, dim=1")
+                          help="concatenation along the channels, dim=1")
     return Reading(operations=(Concatenate() if len(parts) > 1 else Identity(),))
 
 
@@ -37,14 +37,14 @@ def read_sum(call: Call) -> Reading:
     arguments = Arguments(call, "input other")
     left, right = arguments.get("input"), arguments.get("other")
     if float(arguments.get("alpha", 1)) != 1.0:
-        raise NotPossible("a sum with a factor", nearest="the plain sum")
+        raise NotPossible("a sum with a factor", help="the plain sum")
     is_difference = call.name in ("sub", "subtract", "rsub")
     if call.name == "rsub":
         left, right = right, left
     if isinstance(left, Ref) and isinstance(right, Ref):
         if left.shape != right.shape:
             raise NotPossible(f"operands of the shapes {size_text(left.shape[1:])} and {size_text(right.shape[1:])}",
-                              code="E0762", nearest="operands of one shape")
+                              code="E0762", help="operands of one shape")
         return Reading(operations=(Combine(operator="Sub" if is_difference else "Add"),))
     sign = -1.0 if is_difference else 1.0
     if isinstance(left, Ref):
@@ -62,10 +62,10 @@ def read_product(call: Call) -> Reading:
     left, right = arguments.get("input"), arguments.get("other")
     if isinstance(left, Ref) and isinstance(right, Ref):
         raise NotPossible("the chip multiplies activations by weights, not by activations (gates, squeeze-and-excite)",
-                          nearest="leaving the gate out", replacement=(Identity(),))
+                          help="leaving the gate out", replacement=(Identity(),))
     if call.name in ("div", "true_divide", "truediv"):
         if not isinstance(left, Ref):
-            raise NotPossible("a division by activations", nearest="a product with a constant")
+            raise NotPossible("a division by activations", help="a product with a constant")
         right = 1.0 / right
     operand, factor = (left, right) if isinstance(left, Ref) else (right, left)
     return scaled(operand.shape, factor, 0.0)
@@ -84,7 +84,7 @@ def scaled(shape: Shape, factor: Tensor | float, offset: Tensor | float) -> Read
     """
     if len(shape) not in CONV_OPERATORS:
         raise NotPossible("arithmetic with constants on features", code="E0762",
-                          nearest="the factor in the weights of the linear layer")
+                          help="the factor in the weights of the linear layer")
     channels, dims = shape[1], len(shape) - 2
     weight, bias = (_per_channel(value, shape) for value in (factor, offset))
     copies = bool((weight == 1).all())
@@ -105,7 +105,7 @@ def _per_channel(value: Tensor | float, shape: Shape) -> Tensor:
         full = tensor.expand(1, shape[1], *rest)
     except RuntimeError:
         raise NotPossible("constants that differ from pixel to pixel", code="E0762",
-                          nearest="one constant for every channel") from None
+                          help="one constant for every channel") from None
     return full.reshape(-1).clone()
 
 
@@ -116,11 +116,11 @@ def read_padding(call: Call) -> Reading:
     used = ends[: 2 * arguments.dims]
     used += (0,) * (2 * arguments.dims - len(used))
     if any(ends[2 * arguments.dims:]):
-        raise NotPossible("padding of channels", nearest="more output channels of the layer before")
+        raise NotPossible("padding of channels", help="more output channels of the layer before")
     padding = Padding(before=used[::2][::-1], after=used[1::2][::-1])
     what = str(arguments.get("mode", call.name)).lower()
     if "reflect" in what or "replicat" in what or "circular" in what or arguments.get("value", 0.0) != 0.0:
-        raise NotPossible("the chip pads with zeros", code="E0763", nearest="padding with zeros",
+        raise NotPossible("the chip pads with zeros", code="E0763", help="padding with zeros",
                           replacement=(padding,))
     return Reading(operations=(padding,))
 
@@ -137,7 +137,7 @@ def read_slice(call: Call) -> Reading:
     listed += [slice(None)] * (len(shape) - len(listed))
     if not all(isinstance(part, slice) for part in listed) or listed[:2] != [slice(None)] * 2 or len(shape) < 3:
         raise NotPossible("only rows and columns can be cut off", code="E0762",
-                          nearest="a slice such as x[:, :, 1:-1], or a convolution with fewer outputs")
+                          help="a slice such as x[:, :, 1:-1], or a convolution with fewer outputs")
     ranges = [range(size)[part] for size, part in zip(shape[2:], listed[2:], strict=True)]
     steps = tuple(part.step for part in ranges)
     operations: list[Padding | Pooling] = []
@@ -157,12 +157,12 @@ def read_enlargement(call: Call) -> Reading:
     shape, out = arguments.shape, arguments.out_shape
     if len(shape) != 4 or out[2:] != (2 * shape[2], 2 * shape[3]):
         raise NotPossible(f"enlarging from {size_text(shape[2:])} to {size_text(out[2:])}", code="E0763",
-                          nearest="enlarging by 2 in both directions, once or several times")
+                          help="enlarging by 2 in both directions, once or several times")
     weight = torch.full((shape[1], 1, 2, 2), COPY)
     repeat = _doubling(weight, groups=shape[1])
     if arguments.get("mode", "nearest") not in ("nearest", "nearest-exact"):
         raise NotPossible(f"interpolation ({arguments.get('mode')})", code="E0763",
-                          nearest="the nearest element, or a transposed convolution that learns",
+                          help="the nearest element, or a transposed convolution that learns",
                           replacement=(repeat,))
     return Reading(operations=(repeat,))
 
@@ -171,7 +171,7 @@ def read_pixel_shuffle(call: Call) -> Reading:
     """Channels to pixels by 2: a transposed convolution with one weight for every output."""
     shape, out = call.operands()[0].shape, call.result[0].shape
     if len(shape) != 4 or out[2:] != (2 * shape[2], 2 * shape[3]):
-        raise NotPossible("pixels are made of channels by 2 only", code="E0763", nearest="upscale_factor=2")
+        raise NotPossible("pixels are made of channels by 2 only", code="E0763", help="upscale_factor=2")
     weight = torch.zeros(shape[1], out[1], 2, 2)
     for channel in range(shape[1]):
         target, place = divmod(channel, 4)

@@ -155,7 +155,7 @@ class _GraphReader:
     def _read(self, call: Call, origin: Origin) -> Reading:
         try:
             if any(0 in ref.shape for ref in (*call.operands(), *call.result)):
-                raise NotPossible("nothing is left of the data", code="E0763", nearest="larger inputs")
+                raise NotPossible("nothing is left of the data", code="E0763", help="larger inputs")
             reading = reader_of(call)(call)
         except NotPossible as problem:
             return Reading(operations=self._refused(problem, origin))

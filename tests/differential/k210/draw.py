@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.arithmetic import INT8, weight_type
+from ai8x.k210.forms import EXACT_FORMS, Forms
 from ai8x.network.ir import Activation, ConvSpec, Eltwise, Layer, Network, Op, Pool, PoolSpec, TensorShape
 from tests.k210.small_networks import Chain
 
@@ -30,12 +31,14 @@ class Case:
         number: in the run.
         network: what is computed.
         samples: int8 arrays (C, H, W): random, extreme, random.
+        forms: what the lowering may use.
     """
 
     kind: str
     number: int
     network: Network
     samples: tuple[NDArray[np.int64], ...]
+    forms: Forms = EXACT_FORMS
 
 
 class Draw(Chain):
@@ -337,7 +340,7 @@ def residual(rng: np.random.Generator, number: int) -> Case:
 
 def sums(rng: np.random.Generator, number: int) -> Case:
     """Sums and differences of two tensors of many channels on small maps, pooled, convolved, alone."""
-    shape = (int(rng.integers(1, 5)), *(int(size) for size in rng.integers(1, 7, 2)))
+    shape = image(rng, int(rng.integers(1, 5)), 1, 6)
     draw = Draw(rng, shape)
     channels = draw.pick(33, 100, 260, 513)
     first = draw.conv(channels, 1, inputs=(-1,), **draw.numbers(shape[0]))
@@ -352,12 +355,32 @@ def sums(rng: np.random.Generator, number: int) -> Case:
     return draw.finish("sums", number)
 
 
+def permitted(rng: np.random.Generator, number: int) -> Case:
+    """What needs a layer type of our own, or may be off: averages of many cells; bits of two to four tensors."""
+    draw = Draw(rng, image(rng, low=16, high=22))
+    channels = draw.last.channels
+    inexact = draw.chance(0.4)
+    if inexact or draw.chance(0.5):
+        draw.conv(draw.between(1, 6), 1, **draw.numbers(channels))
+        window = (draw.between(13, draw.last.height), draw.between(13, draw.last.width))
+        draw.passthrough(pool=PoolSpec(kind=Pool.AVG, window=window, stride=(draw.between(1, 3),) * 2),
+                         average_rounded=draw.rounded)
+    else:
+        made = [draw.copied(-1) for _ in range(draw.between(1, 3))]
+        draw.passthrough(inputs=(*made, -1), eltwise=draw.pick(Eltwise.OR, Eltwise.XOR),
+                         pool=draw.pool(draw.last.height, draw.last.width), pool_first=draw.chance(0.5),
+                         average_rounded=draw.rounded)
+    if draw.chance(0.5):
+        draw.conv(draw.between(1, 6), 1, **draw.numbers(draw.last.channels))
+    return replace(draw.finish("permitted", number), forms=Forms(own_layers=not inexact, inexact=inexact))
+
+
 Kind = Callable[[np.random.Generator, int], Case]
 
 KINDS: Mapping[str, Kind] = {
     kind.__name__: kind
     for kind in (conv2d, depthwise, pools, concatenation, eltwise, flatten, features, conv1d, transposed, small, lines,
-                 many, outputs, residual, sums)
+                 many, outputs, residual, sums, permitted)
 }
 """Every corner; a run takes them in turn, so each gets its share."""
 

@@ -46,7 +46,7 @@ def compare_case(case: Case, runner: Runner | None) -> Outcome:
         runner: the compiled runner, or None for the simulator alone.
     """
     try:
-        lowered = lower_network(case.network)
+        lowered = lower_network(case.network, case.forms)
     except UserError as error:
         return Outcome(refused=tuple(sorted({finding.code for finding in error.diagnostics})))
     try:

@@ -15,11 +15,12 @@ import ai8x
 from ai8x.nn.describe import describe_model
 from ai8x.nn.functional import Q7_ONE
 from ai8x.quantization.model import to_grid
-from ai8x.synthesis import SynthesisOptions, synthesize
+from ai8x.synthesis import TARGETS, SynthesisOptions, synthesize
 from ai8x.training.digits import load_images, split_indices
 from tests.nn.conversion.plain_models import PLAIN, Plain
 
 BATCH = 32
+LEARNING_RATE = 4e-3
 CALIBRATION = 256
 
 
@@ -82,15 +83,16 @@ def loss_of(plain: Plain, outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(outputs, targets) if plain.data == "copy" else F.cross_entropy(outputs, targets)
 
 
-def train_one_epoch(model: nn.Module, plain: Plain, samples: Samples, *, rate: float = 4e-3) -> None:
-    """One pass over the training part, in random order."""
-    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=rate)
-    order = torch.randperm(len(samples.train), generator=torch.Generator().manual_seed(5))
+def train(model: nn.Module, plain: Plain, samples: Samples, *, epochs: int = 1, limit: int | None = None) -> None:
+    """Passes over the training part (over ``limit`` samples of it), in random order."""
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=LEARNING_RATE)
+    generator = torch.Generator().manual_seed(5)
     model.train()
-    for indices in order.split(BATCH):
-        optimizer.zero_grad()
-        loss_of(plain, model(samples.train[indices]), samples.train_targets[indices]).backward()
-        optimizer.step()
+    for _ in range(epochs):
+        for indices in torch.randperm(len(samples.train), generator=generator)[:limit].split(BATCH):
+            optimizer.zero_grad()
+            loss_of(plain, model(samples.train[indices]), samples.train_targets[indices]).backward()
+            optimizer.step()
     model.eval()
 
 
@@ -109,7 +111,7 @@ class Run:
     Args:
         layers: of the converted model.
         replaced: operations that gave way to their nearest form.
-        plain: score of the plain model after its epoch (nothing where it cannot be converted exactly).
+        plain: score of the plain model after its training.
         converted: score of the converted model in float.
         integer: score on integers.
         verdicts: target -> witness and verdict, or the refusal.
@@ -129,20 +131,20 @@ class Run:
         return self.verdicts[target].startswith("equal")
 
 
-def run(name: str, folder: Path, targets: tuple[str, ...] = ("max78000", "k210")) -> Run:
+def run(name: str, folder: Path, *, epochs: int = 1, limit: int | None = None) -> Run:
     """Train, convert, train again where operations were replaced, quantise, synthesise, verify."""
     torch.manual_seed(0)
     plain = PLAIN[name]
     samples, result = SETS[plain.data](), Run()
     model = plain.make()
-    train_one_epoch(model, plain, samples)
+    train(model, plain, samples, epochs=epochs, limit=limit)
     result.plain = score(plain, model(samples.test), samples.test_targets)
     before = time.process_time()
     converted = ai8x.convert(model, samples.train[:1], replace_unsupported=plain.replaces)
     result.seconds = time.process_time() - before
     result.layers, result.replaced = len(converted.report.layers), len(converted.report.replaced)
     if plain.replaces:
-        train_one_epoch(converted, plain, samples)
+        train(converted, plain, samples, epochs=epochs, limit=limit)
     host = torch.sigmoid if plain.data == "copy" else copy.copy
     result.converted = score(plain, host(converted(samples.test)), samples.test_targets)
     quantized = ai8x.quantize_model(converted, arch=name, batches=samples.train[:CALIBRATION].split(64),
@@ -151,7 +153,7 @@ def run(name: str, folder: Path, targets: tuple[str, ...] = ("max78000", "k210")
     outputs = quantized.model(samples.test * Q7_ONE) / (1 if is_wide else Q7_ONE)
     result.integer = score(plain, host(outputs), samples.test_targets)
     description = describe_model(quantized.model, plain.shape, name=name)
-    for target in targets:
+    for target in TARGETS:
         result.verdicts[target] = _synthesised(SynthesisOptions(
             network=description, checkpoint=quantized.checkpoint, out=folder / f"{name}-{target}", targets=(target,)))
     return result

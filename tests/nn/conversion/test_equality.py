@@ -113,6 +113,7 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], list[str]]] = {
     "average pooling with padding": (nn.AvgPool2d(3, 2, 1), (2, 9, 9), ["DepthwiseConv2d", "AvgPool2d"]),
     "ceil_mode that changes nothing": (nn.MaxPool2d(2, ceil_mode=True), (2, 8, 8), ["MaxPool2d"]),
     "window of 32": (nn.AvgPool2d(32), (2, 32, 32), ["AvgPool2d", "AvgPool2d"]),
+    "subsampling to one element": (nn.MaxPool1d(1, 3), (2, 3), ["MaxPool1d"]),
     "window of one row": (nn.MaxPool2d((1, 8), stride=(1, 8)), (2, 4, 8), ["MaxPool2d"]),
     "adaptive pooling to 2x2": (nn.AdaptiveAvgPool2d(2), (2, 8, 8), ["AvgPool2d"]),
     "adaptive maximum": (nn.AdaptiveMaxPool2d(1), (2, 8, 8), ["MaxPool2d"]),

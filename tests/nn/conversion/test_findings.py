@@ -115,7 +115,7 @@ def test_a_model_that_does_not_run_is_said_so() -> None:
 
 
 def test_a_model_without_any_layer_is_refused() -> None:
-    assert findings(nn.Flatten(), IMAGE)[0].code == "E0761"
+    assert findings(nn.Flatten(), IMAGE)[0].code == "E0765"
 
 
 APPROXIMATE: dict[str, tuple[nn.Module, str]] = {

@@ -1,0 +1,68 @@
+"""Models in memory: calibrated, quantised, and the checkpoint that synthesis reads."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ai8x
+from ai8x.nn.base import Mode, model_mode
+from ai8x.quantization.model import calibrate, quantize_model, to_grid
+
+
+def model() -> ai8x.ConvertedModel:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+                          nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
+    with torch.no_grad():  # activations of about 40, far beyond the range of the chip
+        plain[4].weight.mul_(8)
+        plain[4].bias.mul_(8)
+    return ai8x.convert(plain, torch.zeros(1, 1, 8, 8)).eval()
+
+
+def batch() -> Tensor:
+    return to_grid(torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+
+
+def test_grid_holds_what_int8_holds() -> None:
+    found = to_grid(torch.tensor([-2.0, -1.0, 0.003, 0.004, 0.999, 3.0]))
+    assert found.tolist() == [-1.0, -1.0, 0.0, 1 / 128, 127 / 128, 127 / 128]
+
+
+def test_calibration_keeps_float_outputs_and_brings_activations_into_range() -> None:
+    plain, data = model(), batch()
+    before = plain(data)
+    ranges = calibrate(plain, [data[:16], data[16:]])
+    torch.testing.assert_close(plain(data), before, rtol=1e-5, atol=1e-5)
+    assert max(layer.own for layer in ranges.values()) >= 2
+    seen: list[float] = []
+    for name, layer in plain.named_children():
+        if not ranges[name].wide:
+            layer.register_forward_hook(lambda m, a, out: seen.append(float(out.detach().abs().max())))
+    plain(data)
+    assert max(seen) <= 1.5  # MSE may cut off a few
+
+
+def test_quantised_model_computes_what_the_float_model_computes() -> None:
+    plain, data = model(), batch()
+    expected = plain(data)
+    found = quantize_model(plain, arch="net", batches=data.split(8), sample=data[0], labels=tuple("abcde"))
+    assert model_mode(plain) is Mode.FLOAT and torch.equal(plain(data), expected)
+    assert model_mode(found.model) is Mode.INTEGER
+    error = (found.model(data * 128) - expected).square().mean() / expected.square().mean()
+    assert error.item() < 1e-3
+    checkpoint = found.checkpoint
+    assert checkpoint.is_quantized and checkpoint.arch == "net" and checkpoint.labels == tuple("abcde")
+    assert checkpoint.sample is not None and (torch.from_numpy(checkpoint.sample) == data[0] * 128).all()
+
+
+def test_without_ranges_a_model_with_large_activations_saturates() -> None:
+    plain, data = model(), batch()
+    expected = plain(data)
+    found = quantize_model(plain, arch="net").model(data * 128)
+    assert float((found - expected).square().mean() / expected.square().mean()) > 1e-2
+
+
+def test_a_quantised_model_is_refused() -> None:
+    done = quantize_model(model(), arch="net", batches=[batch()]).model
+    with pytest.raises(ai8x.UserError, match="E0536"):
+        quantize_model(done, arch="net", batches=[batch()])
