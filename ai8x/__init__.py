@@ -23,6 +23,7 @@ _HOMES = {
     "ai8x.nn.loading": ("load_state",),
     "ai8x.nn.qat": ("QatPolicy", "read_policy", "switch_to_qat", "update_optimizer"),
     "ai8x.quantization.model": ("QuantizedModel", "calibrate", "quantize_model"),
+    "ai8x.nn.describe": ("describe_model",),
     "ai8x.synthesis_model": ("synthesize",),
     "ai8x.quantization": ("quantize_checkpoint", "quantize_state"),
 }

@@ -6,6 +6,7 @@ printed from running the examples. Start at `error_pages` and `error_page`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -91,10 +92,17 @@ def error_page(code: str) -> str:
 def _rules(code: str) -> Iterator[str]:
     """Limits of the chips that have this code."""
     for chip, rules, link in _RULE_PAGES:
-        for rule in rules:
-            if code in codes_in(rule).split(", "):
-                yield f"Rule of the {chip}: {rule_of(rule).rstrip('.')}. Its numbers: [{link}](../{link})."
-                yield ""
+        found = [rule for rule in rules if code in _codes_of(rule)]
+        # A rule may call another one; where the code stands in a rule's own text, that is the one.
+        own = [rule for rule in found if code in inspect.getsource(rule)]
+        for rule in own or found:
+            yield f"Rule of the {chip}: {rule_of(rule).rstrip('.')}. Its numbers: [{link}](../{link})."
+            yield ""
+
+
+@cache
+def _codes_of(rule: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(codes_in(rule).split(", "))
 
 
 def _example(code: str, example: Example) -> list[str]:

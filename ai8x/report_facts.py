@@ -51,6 +51,8 @@ FACTS: tuple[KnownFact, ...] = (
            f"{_MAX78000} 11"),
     _known("max78000-stream-time", "how long streaming layers take when the CPU feeds the FIFO", _TIME,
            f"{_MAX78000} 8"),
+    _known("max78000-quad-time", "how long layer 0 takes in quad mode", _TIME, f"{_MAX78000} 8.1",
+           "max7800x/cycles.py"),
     _known("max78000-memory-sleep", "mask memories of unused quadrants switched off", _START, f"{_MAX78000} 11"),
     _known("max78000-self-test", "the memories' self tests leave zeros", "a self test is reported as failed",
            f"{_MAX78000} 1", "max7800x/simulator.py"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 import jinja2
@@ -79,20 +80,26 @@ def render_html(report: Report) -> str:
     Args:
         report: everything it shows; text from input files is escaped.
     """
+    costs = layer_costs(report)
+    classes = [verdict_class(verdict) for verdict in report.verification.values()]
+    verdicts = {"equal": classes.count("good"), "bad": classes.count("bad"), "skipped": classes.count("skipped")}
+    return _page().render(
+        report=report, views=tuple(_view(chip) for chip in report.chips), layer_costs=costs,
+        graph=network_graph(report, costs), comparison=comparison(report), confusions=confusions(report),
+        has_errors=any(row.error for row in report.layers), verdict_class=verdict_class, verdicts=verdicts,
+        witnesses=WITNESSES, address_text=address_text)
+
+
+@cache
+def _page() -> jinja2.Template:
+    """The compiled page; compiling takes longer than filling in."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("ai8x", "templates"), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["shape"] = lambda shape: "×".join(str(size) for size in shape)
     environment.filters["sentence"] = _sentence
     environment.filters["px"] = lambda value: f"{value:.1f}".removesuffix(".0")
-    costs = layer_costs(report)
-    classes = [verdict_class(verdict) for verdict in report.verification.values()]
-    verdicts = {"equal": classes.count("good"), "bad": classes.count("bad"), "skipped": classes.count("skipped")}
-    return environment.get_template("report.html.j2").render(
-        report=report, views=tuple(_view(chip) for chip in report.chips), layer_costs=costs,
-        graph=network_graph(report, costs), comparison=comparison(report), confusions=confusions(report),
-        has_errors=any(row.error for row in report.layers), verdict_class=verdict_class, verdicts=verdicts,
-        witnesses=WITNESSES, address_text=address_text)
+    return environment.get_template("report.html.j2")
 
 
 def verdict_class(verdict: str) -> str:

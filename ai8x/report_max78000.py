@@ -69,21 +69,39 @@ def data_memory_map(network: Network, plan: LoweringPlan) -> MemoryMap:
         title="Data memory", unit="bytes", capacity=plan.device.geometry.data_words * plan.device.geometry.word_bytes,
         lanes=tuple(f"processors {per_instance * i} to {per_instance * (i + 1) - 1}" for i in used),
         steps=tuple(layer.name for layer in network.layers), blocks=blocks,
-        peak=max((block.end for block in blocks), default=0), lower_bound=_fullest(blocks))
+        peak=max((block.end for block in blocks), default=0), lower_bound=_lower_bound(regions, len(network.layers)))
 
 
-def _fullest(blocks: Sequence[MemoryBlock]) -> int:
-    """Most bytes that tensors fill in one memory at one step, those that share words in turn counted once."""
-    fullest = 0
-    for one in blocks:
-        live = sorted((other.start, other.end) for other in blocks
-                      if other.lane == one.lane and other.first_step <= one.first_step <= other.last_step)
-        filled = reached = 0
-        for start, end in live:
-            filled += max(0, end - max(start, reached))
-            reached = max(reached, end)
-        fullest = max(fullest, filled)
-    return fullest
+def _lower_bound(regions: Sequence[DataRegion], num_layers: int) -> int:
+    """Bytes that the fullest memory needs whatever the offsets: all that lives before a layer, or all after it.
+
+    What a layer reads for the last time and what it writes may share a place, so they are not counted together. Tensors
+    that share words in turn count once.
+    """
+    bound = 0
+    instances = {instance for region in regions for instance in region.instances}
+    for instance in instances:
+        local = [region for region in regions if instance in region.instances]
+        for layer in range(num_layers):
+            before = [one for one in local if _born(one) < layer <= one.last_use]
+            after = [one for one in local if _born(one) <= layer and (one.last_use > layer or _born(one) == layer)]
+            bound = max(bound, _filled(before), _filled(after))
+    return bound
+
+
+def _born(region: DataRegion) -> int:
+    """The layer that makes the content; before the first one for inputs, and for buffers that are filled all along."""
+    is_given = region.layer in (NETWORK_INPUT, BUFFER_INPUT) or region.is_stream_buffer
+    return -1 if is_given else region.first_use
+
+
+def _filled(regions: Sequence[DataRegion]) -> int:
+    """Bytes of a memory that lie in some region."""
+    filled = reached = 0
+    for start, end in sorted((region.start_byte, region.end_byte) for region in regions):
+        filled += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return filled
 
 
 def resources(plan: LoweringPlan, memory: MemoryMap) -> tuple[Resource, ...]:
@@ -131,6 +149,7 @@ def project_facts(plan: LoweringPlan, project: ProjectOptions) -> tuple[Fact, ..
     streams = any(layer.streaming for layer in plan.layers)
     applies = {
         "max78000-chw-lanes": chw_lanes, "max78000-stream-rollover": streams, "max78000-stream-time": streams,
+        "max78000-quad-time": any(layer.quad for layer in plan.layers),
         "max78000-memory-sleep": lower.power_down_unused, "max78000-self-test": lower.zero_memories,
         "max78000-riscv-start": code.core is Core.RISCV, "max78000-timers": bool(code.timed),
     }
@@ -142,7 +161,7 @@ def _layer_row(layer: HardwareLayer, cycles: int, clock_hz: int) -> ChipLayer:
     return ChipLayer(
         index=layer.index, name=layer.name, unit="CNN", processors=format_map(layer.processors), cycles=cycles,
         time_us=cycles / clock_hz * 1e6, utilisation=layer.layer.macs / (cycles * peak),
-        num_processors=layer.active_processors.bit_count(), rough=layer.streaming)
+        num_processors=layer.active_processors.bit_count(), rough=layer.streaming or layer.quad)
 
 
 def _timing_note(streaming: bool) -> str:

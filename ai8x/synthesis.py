@@ -222,7 +222,8 @@ def _refused_result(refused: TargetRefused) -> TargetResult:
     title = TITLES[refused.target]
     headline = Diagnostic(
         code="W0468", level="warning", message=f"the network does not fit the {title}: nothing is generated for it",
-        found=f"{len(refused.diagnostics)} findings, below", help="write --target all to make this an error")
+        found=f"{len(refused.diagnostics)} findings, below", allowed="a network that each target takes",
+        help="write --target all to make this an error")
     verdicts = tuple(Verdict(witness=witness, skipped=f"the network does not fit the {title}")
                      for witness in TARGET_WITNESSES[refused.target])
     return TargetResult(verdicts=verdicts, chip=refused_chip(refused.target, refused.error),
@@ -304,16 +305,23 @@ def measure_accuracy(inputs: Inputs, results: Sequence[TargetResult], options: S
              "the simulators")
     last = inputs.network.outputs[-1]
     expected = run_network(inputs.network, items.inputs)[last]
-    rows = [_accuracy("reference", expected, expected, items.targets)]
+    rows = [accuracy_of("reference", expected, expected, items.targets)]
     for result in results:
         if result.run_outputs is not None:
             found = result.run_outputs(items.inputs[:count])
-            rows.append(_accuracy(result.chip.target, expected[:count], found, items.targets[:count]))
+            rows.append(accuracy_of(result.chip.target, expected[:count], found, items.targets[:count]))
     return tuple(rows)
 
 
-def _accuracy(executor: str, expected: NDArray[Any], found: NDArray[Any], targets: NDArray[Any]) -> Accuracy:
-    """Compare logits value by value, and their greatest with the labels."""
+def accuracy_of(executor: str, expected: NDArray[Any], found: NDArray[Any], targets: NDArray[Any]) -> Accuracy:
+    """Compare logits value by value, and their greatest with the labels.
+
+    Args:
+        executor: who computed.
+        expected: the reference's logits, (N, C, H, W).
+        found: the executor's, likewise. Of equal logits the first is the answer.
+        targets: true classes, (N,).
+    """
     samples = len(targets)
     flat = found.reshape(samples, -1)
     mismatches = int((expected.reshape(samples, -1) != flat).any(axis=1).sum())

@@ -26,7 +26,7 @@ from ai8x.max7800x.lower import LoweringPlan, lower_network
 from ai8x.max7800x.lower_data import OutputRegion, store_few_words, unload_regions
 from ai8x.max7800x.options import ENERGY_RUNS, Core, ProjectOptions, check_options
 from ai8x.max7800x.placement import BufferPlacement, Placement, PlacementOptions, place_network
-from ai8x.max7800x.planner import PLANNER_NOTICES, PlanSummary, plan_placement
+from ai8x.max7800x.planner import PLANNER_NOTICES, plan_placement
 from ai8x.max7800x.program import Program
 from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.description import NetworkDescription
@@ -143,23 +143,20 @@ class CompletedPlacement:
         options: with layer numbers of that network.
         notices: what the planner reports.
         served: by layer of that network, the file's layer that it computes or helps.
-        summary: what the plan uses; None where the file's own placement was complete.
-        description: the network file with the planned placement; None likewise.
+        description: the network file with the planned placement; None where the file's own was complete.
     """
 
     inputs: Inputs
     options: SynthesisOptions
     notices: tuple[Diagnostic, ...] = ()
     served: tuple[int, ...] = ()
-    summary: PlanSummary | None = None
     description: NetworkDescription | None = None
 
     def with_file_numbers(self, chip: ChipReport) -> ChipReport:
-        """The report with the file's layer numbers and the plan's figures; a helper counts to what reads its copy."""
-        if self.summary is None:
+        """The report with the file's layer numbers; a helper counts to the layer that reads its copy."""
+        if not self.served:
             return chip
-        return replace(chip, layers=tuple(replace(row, index=self.served[row.index]) for row in chip.layers),
-                       plan_peak=self.summary.data_peak_bytes, plan_lower_bound=self.summary.data_bound_bytes)
+        return replace(chip, layers=tuple(replace(row, index=self.served[row.index]) for row in chip.layers))
 
 
 def complete_placement(inputs: Inputs, options: SynthesisOptions) -> CompletedPlacement:
@@ -189,7 +186,7 @@ def complete_placement(inputs: Inputs, options: SynthesisOptions) -> CompletedPl
     notices = tuple(finding for finding in planned.diagnostics.items if finding.code in PLANNER_NOTICES)
     given = options.network if isinstance(options.network, NetworkDescription) else None
     return CompletedPlacement(inputs=completed, options=options, notices=notices, served=planned.served_layers,
-                              summary=planned.summary, description=completed_description(file, planned, given))
+                              description=completed_description(file, planned, given))
 
 
 def _placement_options(inputs: Inputs, project: ProjectOptions) -> PlacementOptions:

@@ -83,18 +83,16 @@ class PreparedModel:
     Args:
         description: its layers.
         checkpoint: its integers.
-        average_rounded: its average pooling rounds.
         messages: what the user should know.
     """
 
     description: NetworkDescription
     checkpoint: Checkpoint
-    average_rounded: bool = False
     messages: tuple[Diagnostic, ...] = ()
 
     def options(self, **further: Any) -> SynthesisOptions:
         """Options of a run for this model."""
-        rounded = bool(further.pop("average_rounded", False)) or self.average_rounded
+        rounded = bool(further.pop("average_rounded", False)) or self.description.average_rounded
         return SynthesisOptions(network=self.description, checkpoint=self.checkpoint, average_rounded=rounded,
                                 messages=self.messages, **further)
 
@@ -208,8 +206,7 @@ def prepare_model(request: ModelRequest, checkpoint: Checkpoint | None, *, analy
         checkpoint = replace(checkpoint, input_shape=checkpoint.input_shape or data.input_shape)
     description = describe_model(model, data.input_shape, name=spec.name, dataset=data.name,
                                  origin=f"the model {spec.name}")
-    return PreparedModel(description=description, checkpoint=checkpoint, average_rounded=_rounds(model),
-                         messages=messages)
+    return PreparedModel(description=description, checkpoint=checkpoint, messages=(*catalogue.problems, *messages))
 
 
 def prepare_module(model: nn.Module, checkpoint: Checkpoint | None, request: ModelRequest,
@@ -239,13 +236,8 @@ def prepare_module(model: nn.Module, checkpoint: Checkpoint | None, request: Mod
                          "sample", allowed="(C, H, W) or (C, L)", help="write input_shape=(3, 32, 32)")
     name = request.name or checkpoint.arch or type(model).__name__.lower()
     description = describe_model(model, tuple(shape), name=name, dataset=request.dataset or "none")
-    return PreparedModel(description=description, average_rounded=_rounds(model),
+    return PreparedModel(description=description,
                          checkpoint=replace(checkpoint, arch=name, input_shape=tuple(shape)))
-
-
-def _rounds(model: nn.Module) -> bool:
-    """Whether the model's average pooling rounds."""
-    return any(layer.pool is not None and layer.pool.rounded for layer in quantized_layers(model).values())
 
 
 def quantize_command(file: str) -> str:
@@ -323,5 +315,5 @@ def _untrained_notice(spec: ModelSpec, request: ModelRequest) -> Diagnostic:
     widths = "8 bits" if request.policy is None else f"the widths of {request.policy.name}"
     return Diagnostic(
         code="W0469", level="notice", message=f"the weights are those of the untrained model, in {widths}",
-        found=f"--model {spec.name} without checkpoint",
+        found=f"--model {spec.name} without checkpoint", allowed="an analysis",
         help="shapes, memory and cycles are right; train before you trust any output")

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from ai8x import manual, simulate
-from ai8x.cli import demo, quantize, synthesize, train
+from ai8x.cli import demo, kmodel, quantize, synthesize, train
 from ai8x.errors import ExitStatus
 from ai8x.manual_codes import CodeUse, codes_in, scan_package, shared_codes
+from ai8x.manual_errors import EXAMPLES, error_page, index_page, uses
+from ai8x.manual_text import NOTICE
 from ai8x.network import yaml_keys
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +38,7 @@ def test_reference_pages_are_what_the_code_says() -> None:
 def test_pages_are_found_stale_after_a_change(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manual, "PAGES", {name: manual.PAGES[name] for name in ("options.md", "registers-k210.md")})
+    monkeypatch.setattr(manual, "FAMILIES", ())
     out = tmp_path / "reference"
     assert manual.main(["--check", "--out", str(out)]) == ExitStatus.MISMATCH
     assert not out.exists()
@@ -47,6 +50,21 @@ def test_pages_are_found_stale_after_a_change(tmp_path: Path, capsys: pytest.Cap
     assert manual.main(["--check", "--out", str(out)]) == ExitStatus.MISMATCH
     stale = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stale")]
     assert stale == [f"stale: {page}"]
+
+
+def test_pages_of_codes_that_are_gone_are_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manual, "PAGES", {})
+    monkeypatch.setattr(manual, "FAMILIES", (lambda: {"errors/E0101.md": f"# E0101\n\n{NOTICE}\n"},))
+    folder = tmp_path / "reference" / "errors"
+    folder.mkdir(parents=True)
+    (folder / "E0100.md").write_text(f"# E0100\n\n{NOTICE}\n", encoding="utf-8")
+    (folder / "own.md").write_text("# Mine\n", encoding="utf-8")
+    assert manual.main(["--check", "--out", str(tmp_path / "reference")]) == ExitStatus.MISMATCH
+    assert manual.main(["--out", str(tmp_path / "reference")]) == ExitStatus.SUCCESS
+    assert sorted(path.name for path in folder.iterdir()) == ["E0101.md", "own.md"]
+    assert f"removed: {folder / 'E0100.md'}" in capsys.readouterr().out
+    assert manual.main(["--check", "--out", str(tmp_path / "reference")]) == ExitStatus.SUCCESS
 
 
 def test_folder_outside_of_a_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,9 +97,8 @@ def test_advanced_options_are_on_the_page() -> None:
 # --- error codes ----------------------------------------------------------------------------------------------------
 
 
-@cache
 def uses_of_codes() -> tuple[CodeUse, ...]:
-    return scan_package(manual.PACKAGE)
+    return tuple(use for group in uses().values() for use in group)
 
 
 EXAMPLE = '''
@@ -146,6 +163,50 @@ def test_no_code_means_two_things() -> None:
     assert not {code: modules for code, modules in shared.items() if code not in ONE_MEANING_IN_SEVERAL_MODULES}
 
 
+# --- pages of error codes -------------------------------------------------------------------------------------------
+
+
+def test_every_code_has_a_page_in_the_list() -> None:
+    index = index_page()
+    assert all(f"[{code}]({code}.md)" in index for code in uses())
+    assert index.count("](") == len(uses())
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_an_example_prints_its_code_and_no_other(code: str) -> None:
+    page = error_page(code)
+    told = page.split("```text")[1].split("```")[0]
+    assert set(re.findall(r"(?:error|warning|notice)\[([EWI]\d{4})\]", told)) == {code}
+    assert told.count("  help:    ") == len(re.findall(r"(?:error|warning|notice)\[", told))
+    if code.startswith("E"):
+        assert "  found:   " in told and "  allowed: " in told
+    assert "/tmp" not in told  # noqa: S108 - a place that differs from run to run
+
+
+def test_examples_cover_what_network_files_and_their_synthesis_meet() -> None:
+    codes = {use.code for group in uses().values() for use in group
+             if use.module.startswith(("network.yaml", "network.connections", "network.operators", "network.build",
+                                       "max7800x.constraints"))}
+    without = codes - set(EXAMPLES)
+    assert len(EXAMPLES) > 100
+    assert len(without) < len(codes) / 3, sorted(without)
+
+
+def test_a_rule_of_a_chip_stands_on_the_page_of_its_code() -> None:
+    assert "Rule of the MAX78000: Padding is 0 to 2 and smaller than the kernel." in error_page("E0324")
+    assert error_page("E0312").count("Rule of the") == 1
+    assert "Rule of the K210: " in error_page("E0350")
+
+
+def test_a_code_is_explained_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert manual.main(["e0324"]) == ExitStatus.SUCCESS
+    out = capsys.readouterr().out
+    assert out.startswith("# E0324\n") and "pad: 1" in out and NOTICE not in out
+    assert manual.main(["E0325x"]) == ExitStatus.USER
+    found = capsys.readouterr().err
+    assert "E0818" in found and "write E0325" in found
+
+
 # --- citations ------------------------------------------------------------------------------------------------------
 
 _NUMBER = r"\d+(?:\.\d+)*[a-z]?"
@@ -206,6 +267,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train.py": train.main, "quantize.py": quantize.main, "synthesize.py": synthesize.main, "ai8x-train": train.main,
     "ai8x-quantize": quantize.main, "ai8x-synthesize": synthesize.main, "ai8x-simulate": simulate.main,
     "ai8x.simulate": simulate.main, "ai8x.cli.demo": demo.main, "ai8x.manual": manual.main,
+    "ai8x.cli.kmodel": kmodel.main,
 }
 
 

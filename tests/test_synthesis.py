@@ -12,7 +12,7 @@ import pytest
 from ai8x import synthesis_max78000
 from ai8x.errors import ExitStatus, UserError, user_error
 from ai8x.files import MANIFEST_NAME
-from ai8x.synthesis import WITNESSES, SynthesisOptions, SynthesisResult, synthesize
+from ai8x.synthesis import WITNESSES, SynthesisOptions, SynthesisResult, accuracy_of, synthesize
 from ai8x.training import test_set
 from ai8x.verify import Verdict
 from tests.end_to_end.digitsnet import NETWORK_FILE, sample, state, write_digitsnet
@@ -183,6 +183,24 @@ def test_test_items_run_on_every_simulator(run: Run) -> None:
         "reference": (3, 0), "max78000": (2, 0), "k210": (2, 0)}
     assert rows["max78000"].correct == rows["k210"].correct <= rows["reference"].correct
     assert result.exit_status == ExitStatus.SUCCESS
+
+
+def test_confusion_has_a_row_for_each_true_class_and_a_column_for_each_answer() -> None:
+    expected = np.array([[5, 1, 0], [2, 2, 1], [0, 9, 3], [-4, -9, -3]])[:, :, None, None]
+    found = expected.copy()
+    found[3, 1] = 7
+    row = accuracy_of("max78000", expected, found, np.array([0, 1, 1, 2]))
+    assert (row.executor, row.samples, row.correct, row.mismatches) == ("max78000", 4, 2, 1)
+    # The second item's logits are equal: the first class is the answer. The fourth is wrong by a wrong logit only.
+    assert row.confusion == ((1, 0, 0), (1, 1, 0), (0, 1, 0))
+    reference = accuracy_of("reference", expected, expected, np.array([0, 1, 1, 2]))
+    assert (reference.correct, reference.mismatches) == (3, 0)
+
+
+def test_labels_beyond_the_outputs_get_rows_of_their_own() -> None:
+    logits = np.array([[1, 0], [0, 1]])[:, :, None, None]
+    row = accuracy_of("reference", logits, logits, np.array([0, 3]))
+    assert row.correct == 1 and row.confusion == ((1, 0, 0, 0), (0,) * 4, (0,) * 4, (0, 1, 0, 0))
 
 
 @pytest.mark.usefixtures("no_firmware", "three_items")

@@ -12,9 +12,10 @@ from torch import nn
 import ai8x
 from ai8x.checkpoint import Checkpoint, arrays_from_tensors, read_checkpoint, write_checkpoint
 from ai8x.errors import ExitStatus, UserError
+from ai8x.network.yaml_file import parse_network_file
 from ai8x.nn.base import set_average_rounding
 from ai8x.nn.loading import load_state
-from ai8x.quantization import quantize_checkpoint, quantize_state
+from ai8x.quantization import QuantizationOptions, quantize_checkpoint, quantize_layers, quantize_state, read_hints
 from ai8x.synthesis import DESCRIPTION_NAME
 from ai8x.synthesis_model import ModelRequest, prepare_model, prepare_module, quantize_command
 from ai8x.training.config import TrainConfig
@@ -133,6 +134,16 @@ def test_parameters_of_a_model_find_their_layers_and_unused_ones_are_skipped(plu
     assert next(iter(prepared.checkpoint.state)).startswith("head."), "the order of registration is another"
     result = ai8x.synthesize("heads", prepared.checkpoint, models_path=plugins, out=tmp_path / "out")
     assert {verdict.witness: str(verdict) for verdict in result.verdicts}["simulator"] == "equal"
+
+
+def test_widths_of_a_network_file_reach_their_layers_by_name(plugins: str) -> None:
+    """The file has the order of execution and lacks the unused layer; the state has that of registration."""
+    text = prepare_model(ModelRequest(name="heads", models_path=plugins), None, analyze=True).description.to_yaml()
+    text = text.replace("name: first\n", "name: first\n    quantization: 2\n")
+    hints = read_hints(parse_network_file(text))
+    model = build_model(find_model(discover(plugins), "heads"), (2, 8, 8), 3, TrainConfig())
+    _, report = quantize_layers(model.state_dict(), QuantizationOptions(hints=hints))
+    assert {layer.name: layer.weight_bits for layer in report} == {"head": 8, "extra": 8, "first": 2, "unused": 8}
 
 
 @pytest.mark.parametrize(("name", "code", "help"), [

@@ -126,6 +126,7 @@ def _number(text: str) -> int:
 
 
 def _run_pack(options: argparse.Namespace) -> None:
+    from ai8x.k210.kmodel_info import describe
     from ai8x.k210.package import (
         DEFAULT_MODEL_ADDRESS,
         FIRMWARE_ADDRESS,
@@ -150,7 +151,8 @@ def _run_pack(options: argparse.Namespace) -> None:
     content = write_package(files, flash_bytes=FLASH_BYTES if options.flash_size is None else options.flash_size)
     atomic_write(options.output, content)
     for file in files:
-        print(f"{file.address:#010x}  {len(file.data):9,d} bytes  {file.name}")
+        runs_on = "" if file.sha256_prefix else f": runs on {describe(file.data, name=file.name).runs_on}"
+        print(f"{file.address:#010x}  {len(file.data):9,d} bytes  {file.name}{runs_on}")
     print(f"written: {options.output} ({len(content):,} bytes)")
 
 

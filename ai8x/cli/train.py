@@ -164,7 +164,8 @@ def _execute(arguments: argparse.Namespace) -> int:
         print(write_network_file(arguments.yaml_template, settings, _path(arguments.evaluate or arguments.weights)))
         return ExitStatus.SUCCESS
     if arguments.evaluate is not None:
-        _evaluate(arguments, settings)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one evaluates, so that figures are those of one
+            _evaluate(arguments, settings)
         return ExitStatus.SUCCESS
     _check_training(arguments)
     _share_processors()

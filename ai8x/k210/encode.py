@@ -47,6 +47,7 @@ from ai8x.k210.steps import (
     CpuOp,
     CpuStep,
     EltwiseStep,
+    FloatStep,
     GatherStep,
     MainBuffer,
     MaxPoolStep,
@@ -160,6 +161,10 @@ def _encode_average(step: AverageStep, places: Places) -> KModelLayer:
                              dilation_height=pool.dilation[0], rounded=int(step.rounded))
 
 
+def _encode_float(step: FloatStep, places: Places) -> KModelLayer:
+    return step.body(places.address(step.source), places.address(step.target))
+
+
 def _encode_gather(step: GatherStep, places: Places) -> KModelLayer:
     ranges = tuple(MemoryRange(address=places.address(r.buffer) + r.offset, size=r.size) for r in step.ranges)
     return QuantizedConcat(output=places.address(step.target), ranges=ranges)
@@ -197,4 +202,4 @@ def _encode_cpu(step: CpuStep, places: Places) -> KModelLayer:
 
 _ENCODERS: Mapping[type[Step], Callable[[Any, Places], KModelLayer]] = MappingProxyType({
     ConvStep: _encode_conv, UploadStep: _encode_upload, GatherStep: _encode_gather, EltwiseStep: _encode_eltwise,
-    AverageStep: _encode_average, MaxPoolStep: _encode_max_pool, CpuStep: _encode_cpu})
+    FloatStep: _encode_float, AverageStep: _encode_average, MaxPoolStep: _encode_max_pool, CpuStep: _encode_cpu})

@@ -37,6 +37,9 @@ from ai8x.k210.steps import (
 from ai8x.k210.tensors import Tensor
 from ai8x.network.ir import Eltwise, Layer, PoolSpec, TensorShape
 
+OWN_MARK = "(layer type of our own)"
+"""In the names of steps that only the generated stand-alone runner can run."""
+
 _ZERO_REGION = 256
 """Bytes of the region of zero points that pads are copied from."""
 
@@ -218,7 +221,8 @@ class MainMemoryBuilder:
 
     def combined(self, operands: Sequence[Tensor], layer: Layer, operation: Eltwise) -> Tensor:
         """An element-wise combination: QUANTIZED_ADD of two tensors, or a bitwise operator on any number of them."""
-        name = f"{layer.name}: {operation.value} on the CPU"
+        is_own = operation in (Eltwise.OR, Eltwise.XOR)
+        name = f"{layer.name}: {operation.value} {OWN_MARK if is_own else 'on the CPU'}"
         result = self.main_of(operands[0], layer)
         for operand in operands[1:]:
             target = self.new_buffer(operand.shape.numel)
@@ -231,7 +235,7 @@ class MainMemoryBuilder:
         """Exact averages by the layer type of our own."""
         shape = TensorShape(tensor.shape.channels, *pool.output_size(tensor.shape.height, tensor.shape.width))
         target = self.new_buffer(shape.numel)
-        self.append(AverageStep(name=f"{layer.name}: pool (layer type of our own)", layer=layer.index,
+        self.append(AverageStep(name=f"{layer.name}: pool {OWN_MARK}", layer=layer.index,
                                 source=self.main_of(tensor, layer), target=target, shape=tensor.shape.as_tuple(),
                                 out_shape=shape.as_tuple(), pool=pool, rounded=layer.average_rounded))
         return Tensor(shape=shape, main=target)

@@ -1,7 +1,8 @@
 """Convolutions and poolings of quantised float networks as KPU layers.
 
-Kernels of up to 3x3 run on maps that hold the tensor, with strides as picks and following maxima fused; larger ones on
-maps whose channels are the cells of the window. Start at `convolved`; `max_pooled` and `averaged` are the poolings.
+Kernels of up to 3x3 run on maps that hold the tensor, with strides as picks and following maxima fused; larger and
+dilated ones on maps whose channels are the cells of the window. Start at `convolved`; `max_pooled` and `averaged` are
+the poolings.
 
 Source: spec/k210-kmodel.md sections 6, 13.2 and 14.
 """
@@ -35,6 +36,7 @@ class ConvGeometry:
 
     Args:
         kernel, stride: rows and columns.
+        dilation: distance of the cells that the taps read.
         padding: zeros above, below, left, right.
         groups: of channels.
         pool: maximum that the only reader of the result wants; it is fused if the maps allow it.
@@ -42,6 +44,7 @@ class ConvGeometry:
 
     kernel: Pair = (1, 1)
     stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
     padding: Borders = (0, 0, 0, 0)
     groups: int = 1
     pool: PoolSpec = _NO_POOL
@@ -54,7 +57,14 @@ class ConvGeometry:
     def full_size(self, shape: TensorShape) -> Pair:
         """Rows and columns at stride 1."""
         top, bottom, left, right = self.padding
-        return (shape.height + top + bottom - self.kernel[0] + 1, shape.width + left + right - self.kernel[1] + 1)
+        rows, columns = ((size - 1) * step + 1 for size, step in zip(self.kernel, self.dilation, strict=True))
+        return shape.height + top + bottom - rows + 1, shape.width + left + right - columns + 1
+
+    @property
+    def is_large(self) -> bool:
+        """Beyond the KPU's 3x3 neighbouring cells."""
+        return any(size > KERNEL_TAPS or (size > 1 and step > 1)
+                   for size, step in zip(self.kernel, self.dilation, strict=True))
 
     def size(self, shape: TensorShape) -> Pair:
         """Rows and columns of the result."""
@@ -102,7 +112,7 @@ def convolved(builder: QuantizedBuilder, carrier: Layer, operands: Sequence[Tens
     channels = sum(tensor.shape.channels for tensor in operands)
     weights = real.weights.values
     depthwise = geometry.groups == channels == len(weights) and channels > 1 and len(operands) == 1
-    if max(geometry.kernel) > KERNEL_TAPS:
+    if geometry.is_large:
         return ConvResult(tensor=_unfolded(builder, carrier, operands, real, geometry))
     rows, columns = geometry.axes(shape)
     work = ConvWork(name=carrier.name, layer=carrier, rows=rows, columns=columns, parameters=ConvParameters(real),
@@ -152,7 +162,8 @@ def _unfolded(builder: QuantizedBuilder, carrier: Layer, operands: Sequence[Tens
     """Any kernel and stride: the cells of the window become channels of a 1x1 convolution."""
     shape = operands[0].shape
     channels = sum(tensor.shape.channels for tensor in operands)
-    taps = [(row - geometry.padding[0], column - geometry.padding[2])
+    down, right = geometry.dilation
+    taps = [(row * down - geometry.padding[0], column * right - geometry.padding[2])
             for row in range(geometry.kernel[0]) for column in range(geometry.kernel[1])]
     if channels * len(taps) > K210.limits.max_channels:
         raise NotExact(f"a kernel of {geometry.kernel[0]}x{geometry.kernel[1]} on {channels} channels would read "

@@ -23,9 +23,8 @@ from ai8x.k210.quantize_calibration import TensorQuantization
 from ai8x.k210.quantize_conv import ConvGeometry, averaging_weights, convolved, max_pooled, maximum
 from ai8x.k210.quantize_model import FloatLayer, FloatModel, FloatOp
 from ai8x.k210.quantize_parameters import QuantizedWeights, RealConv, quantized_weights
-from ai8x.k210.quantize_steps import FloatStep
 from ai8x.k210.quantize_walk import FloatLowering, Handler, LoweringOptions, NoForm, Value, Walk
-from ai8x.k210.steps import CpuOp, CpuStep
+from ai8x.k210.steps import CpuOp, CpuStep, FloatStep
 from ai8x.k210.tensors import Tensor
 from ai8x.network.ir import TensorShape
 
@@ -50,7 +49,8 @@ def legalize_float(model: FloatModel, quantizations: Mapping[int, TensorQuantiza
 
 def _conv(walk: Walk, index: int, layer: FloatLayer) -> Value:
     assert layer.weights is not None
-    geometry = ConvGeometry(kernel=layer.window, stride=layer.stride, padding=layer.padding, groups=layer.groups)
+    geometry = ConvGeometry(kernel=layer.window, stride=layer.stride, dilation=layer.dilation, padding=layer.padding,
+                            groups=layer.groups)
     (source,) = layer.inputs
     return walk.convolve(index, source, walk.real_conv(index, source, quantized_weights(layer.weights)), geometry)
 

@@ -82,6 +82,7 @@ class FloatLayer:
         groups: of a convolution; as many as channels is depthwise.
         kernel: window of a pooling.
         stride: rows and columns, of convolution or pooling.
+        dilation: of a convolution: distance of the cells that its taps read.
         padding: zeros around the input of a convolution or ZeroPad2d; cells that a pooling adds (zeros for means,
             nothing for maxima).
         activation: at the end of Conv2d, Dense, Add and Activation.
@@ -97,6 +98,7 @@ class FloatLayer:
     groups: int = 1
     kernel: Pair = (1, 1)
     stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
     padding: Borders = (0, 0, 0, 0)
     activation: ActivationFunction = LINEAR
     shape: TensorShape | None = None
@@ -107,6 +109,12 @@ class FloatLayer:
         if self.op is FloatOp.CONV2D and self.weights is not None:
             return self.weights.shape[2], self.weights.shape[3]
         return self.kernel
+
+    @property
+    def reach(self) -> Pair:
+        """Rows and columns from the first to the last cell that one output reads."""
+        rows, columns = ((size - 1) * step + 1 for size, step in zip(self.window, self.dilation, strict=True))
+        return rows, columns
 
     @property
     def arrays(self) -> tuple[NDArray[np.float64], ...]:
@@ -206,10 +214,10 @@ def _shapes(model: FloatModel) -> tuple[TensorShape, ...]:
 def _windows(layer: FloatLayer, shape: TensorShape) -> Pair:
     """Rows and columns of a result that slides a window."""
     top, bottom, left, right = layer.padding
-    rows = (shape.height + top + bottom - layer.window[0]) // layer.stride[0] + 1
-    columns = (shape.width + left + right - layer.window[1]) // layer.stride[1] + 1
+    rows = (shape.height + top + bottom - layer.reach[0]) // layer.stride[0] + 1
+    columns = (shape.width + left + right - layer.reach[1]) // layer.stride[1] + 1
     if min(rows, columns) < 1:
-        raise ValueError(f"a window of {layer.window} on {shape} with padding {layer.padding}")
+        raise ValueError(f"a window of {layer.reach} on {shape} with padding {layer.padding}")
     return rows, columns
 
 

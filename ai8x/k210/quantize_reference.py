@@ -41,8 +41,9 @@ def _bordered(x: FloatArray, padding: Borders, value: float = 0.0) -> FloatArray
 
 def _views(layer: FloatLayer, x: FloatArray, value: float = 0.0) -> FloatArray:
     """Windows (N, C, H', W', rows, columns) of a bordered map, without copying."""
-    windows = np.lib.stride_tricks.sliding_window_view(_bordered(x, layer.padding, value), layer.window, axis=(2, 3))
-    return np.asarray(windows[:, :, :: layer.stride[0], :: layer.stride[1]])
+    windows = np.lib.stride_tricks.sliding_window_view(_bordered(x, layer.padding, value), layer.reach, axis=(2, 3))
+    apart = windows[..., :: layer.dilation[0], :: layer.dilation[1]]
+    return np.asarray(apart[:, :, :: layer.stride[0], :: layer.stride[1]])
 
 
 def _finished(layer: FloatLayer, x: NDArray[np.floating]) -> FloatArray:

@@ -1,15 +1,13 @@
 """Steps of a quantised float network beyond those of exact lowering, and their encoding.
 
-Start at `FloatStep` and `encode_quantized`.
+Start at `QuantizedBuilder` and `encode_quantized`.
 
 Source: spec/k210-kmodel.md sections 3, 8.1 and 9.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,29 +17,11 @@ from ai8x.k210.encode import Places, conv_fields, encode_step
 from ai8x.k210.kmodel_layers import K210Conv, KModelLayer
 from ai8x.k210.parameters import ZERO_POINT
 from ai8x.k210.quantize_parameters import QuantizedParameters
-from ai8x.k210.steps import ByteRange, ConvStep, CpuOp, CpuStep, GatherStep, MainBuffer, Step
+from ai8x.k210.steps import ByteRange, ConvStep, CpuOp, CpuStep, FloatStep, GatherStep, MainBuffer, Step
 from ai8x.network.ir import Layer
 
 _ZERO_REGION = 256
 """Bytes of the region that borders are copied from."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FloatStep:
-    """A CPU layer of any type, from one main-memory tensor to another.
-
-    Args:
-        name: for reports.
-        layer: index of the layer it serves.
-        source, target: main-memory tensors.
-        body: makes the kmodel layer of the addresses of source and target.
-    """
-
-    name: str
-    layer: int
-    source: MainBuffer
-    target: MainBuffer
-    body: Callable[[int, int], KModelLayer]
 
 
 class QuantizedBuilder(StepBuilder):
@@ -57,12 +37,8 @@ class QuantizedBuilder(StepBuilder):
         self._regions: dict[int, MainBuffer] = {}
 
     def append_float(self, step: FloatStep) -> MainBuffer:
-        """Add a step of any CPU layer; returns its result.
-
-        The planner asks a step for what it reads and writes; any step with a source and a target answers it like a
-        `CpuStep`.
-        """
-        self.append(cast("Step", step))
+        """Add a step of any CPU layer; returns its result."""
+        self.append(step)
         return step.target
 
     def zero_region(self, source: MainBuffer, layer: Layer) -> MainBuffer:
@@ -88,10 +64,8 @@ class QuantizedBuilder(StepBuilder):
             self.steps[-1] = replace(last, main=self.new_buffer(last.target.size_bytes))
 
 
-def encode_quantized(step: Step | FloatStep, places: Places) -> KModelLayer:
+def encode_quantized(step: Step, places: Places) -> KModelLayer:
     """The kmodel layer of a step; as `encode_step`, with the layer's own padding byte."""
-    if isinstance(step, FloatStep):
-        return step.body(places.address(step.source), places.address(step.target))
     if isinstance(step, ConvStep) and isinstance(step.parameters, QuantizedParameters):
         parameters = step.parameters
         fields = conv_fields(step, places) | {"pad_value": parameters.pad_value}

@@ -11,6 +11,7 @@ Source: spec/k210-kmodel.md sections 8 to 10.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.k210.device import channel_groups, channels_per_line, map_lines
+from ai8x.k210.kmodel_base import KModelLayer
 from ai8x.k210.parameters import KpuParameters
 from ai8x.network.ir import Eltwise, PoolSpec
 
@@ -246,6 +248,24 @@ class AverageStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FloatStep:
+    """A CPU layer of any type, from one main-memory tensor to another.
+
+    Args:
+        name: for reports.
+        layer: index of the layer it serves.
+        source, target: main-memory tensors.
+        body: makes the kmodel layer of the addresses of source and target.
+    """
+
+    name: str
+    layer: int
+    source: MainBuffer
+    target: MainBuffer
+    body: Callable[[int, int], KModelLayer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class UploadStep:
     """K210_UPLOAD of a dense map, or K210_ADD_PADDING of single values into cell (0, 0) of 4x4 maps.
 
@@ -263,7 +283,7 @@ class UploadStep:
     single: bool = False
 
 
-Step = ConvStep | CpuStep | GatherStep | MaxPoolStep | AverageStep | EltwiseStep | UploadStep
+Step = ConvStep | CpuStep | GatherStep | MaxPoolStep | AverageStep | EltwiseStep | FloatStep | UploadStep
 
 
 def maps_read(step: Step) -> tuple[KpuMap, ...]:

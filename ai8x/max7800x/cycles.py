@@ -44,7 +44,8 @@ class LayerWork:
         kernel_columns: kw.
         pad_rows: hardware row pad.
         pad_columns: hardware column pad.
-        slots: Mh, output positions of all output passes; for a pass layer the channels.
+        slots: Mh, output positions of all output passes, in quad mode those of one quadrant; for a pass layer the
+            channels.
         transfer_cycles: TS, words per pixel of a pass layer.
         start_word: S, first mask word.
         combine_first: an element-wise operation precedes the pooling.
@@ -98,7 +99,8 @@ def layer_cycles(work: LayerWork) -> int:
 def network_cycles(works: Iterable[LayerWork]) -> int:
     """Cycles of one inference: the layers one after the other and the start.
 
-    Input through a FIFO can make it longer: waiting for data is not modelled.
+    Input through a FIFO can make it longer: waiting for data is not modelled. In quad mode the quadrants compute their
+    masks at the same time, as the formula's mask count says; no recording shows such a network's time (UNVERIFIED).
 
     Source:
         spec/max78000-cnn.md section 8.1.
@@ -144,7 +146,7 @@ def work_from_layer(layer: HardwareLayer, kernels: LayerKernels | None) -> Layer
         kernel_columns=layer.kernel_columns,
         pad_rows=layer.pad_rows,
         pad_columns=layer.pad_columns,
-        slots=layer.num_slots if layer.is_conv else layer.out_channels,
+        slots=layer.slots_per_processor if layer.is_conv else layer.out_channels,
         transfer_cycles=layer.transfer_cycles_per_pixel,
         start_word=kernels.start_word if kernels else 0,
         combine_first=layer.combines_first,
@@ -181,7 +183,7 @@ def work_from_geometry(geometry: LayerGeometry) -> LayerWork:
         kernel_columns=geometry.kernel_width,
         pad_rows=geometry.pad_rows,
         pad_columns=geometry.pad_columns,
-        slots=geometry.slots if is_conv else 1,
+        slots=-(-geometry.slots // geometry.sharers) if is_conv else 1,
         transfer_cycles=geometry.tscnt_max + 1,
         start_word=geometry.weight_start,
         combine_first=geometry.operands > 1 and is_pooled and not geometry.pool_before_ewise,

@@ -287,7 +287,6 @@ class Geometry:
 
     quadrant_stride: int = 0x400000
     register_base: int = 0x50100000
-    layer_register_stride: int = 0x80
     bias_base: int = 0x50108000
     bias_entries: int = 512
     tram_base: int = 0x50110000

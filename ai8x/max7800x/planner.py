@@ -20,15 +20,16 @@ from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.placement import DataFormat, PlacementOptions, place_network
 from ai8x.max7800x.planner_draft import CopyKind, Draft, PlanMode, as_convolutions, insert_copies
 from ai8x.max7800x.planner_evaluator import Evaluator, Found
-from ai8x.max7800x.planner_failure import Failure, does_not_fit, without_parameters
+from ai8x.max7800x.planner_failure import Failure, PlanFailureError, best_failure, does_not_fit, shortage_of
 from ai8x.max7800x.planner_layout import resolve_layouts
 from ai8x.max7800x.planner_problem import Problem, build_problem, check_given
+from ai8x.max7800x.planner_remedies import PlanRemedy, RemedyKind, find_remedies, without_parameters
 from ai8x.max7800x.planner_result import PLANNER_NOTICES, PlanDefectError, PlannedNetwork, PlanSummary, finish_plan
 from ai8x.max7800x.planner_search import SEARCH_BUDGET, search
 from ai8x.network.ir import NETWORK_INPUT, Network, Op
 from ai8x.network.yaml_file import PlacementHint
 
-__all__ = ["PLANNER_NOTICES", "PlanDefectError", "PlanSummary", "PlannedNetwork", "plan_placement"]
+__all__ = ["PLANNER_NOTICES", "PlanDefectError", "PlanFailureError", "PlanSummary", "PlannedNetwork", "plan_placement"]
 
 DEFAULT_OPTIONS = PlacementOptions()
 """Nothing on the command line."""
@@ -141,15 +142,48 @@ def _plan(request: _Request) -> PlannedNetwork:
 
 
 def _failure(request: _Request, failures: Sequence[Failure]) -> UserError:
-    relaxed = replace(request, hints=tuple(_unplaced(hint) for hint in request.hints),
+    """The error, with remedies that are looked for only as far as they are shown."""
+    return does_not_fit(failures, request.device, _remedies(request, failures))
+
+
+def _remedies(request: _Request, failures: Sequence[Failure]) -> Iterator[PlanRemedy]:
+    """What the file and the command line may leave out, then changes of the network."""
+    shape = request.network.input_shape
+    bare = replace(request, network=without_parameters(request.network))
+    if request.gives_streaming and (plan := _attempt(_streaming_allowed(bare))) is not None:
+        yield PlanRemedy(kind=RemedyKind.STREAMING, action=_streaming_text(plan), result=_used(plan), input_shape=shape)
+    relaxed = replace(bare, hints=tuple(_unplaced(hint) for hint in request.hints),
                       options=replace(request.options, output_map=None))
+    if (relaxed.hints, relaxed.options) != (request.hints, request.options) and (plan := _attempt(relaxed)) is not None:
+        yield PlanRemedy(kind=RemedyKind.PLACEMENT, action="leave the placement keys out, so that they are chosen",
+                         result=_used(plan), input_shape=shape)
+    best = best_failure(failures)
+    if best is not None:
+        def attempt(variant: Network) -> PlanSummary | None:
+            plan = _attempt(replace(relaxed, network=variant))
+            return None if plan is None else _used(plan)
 
-    def fits(variant: Network) -> bool:
-        return _is_placeable(replace(relaxed, network=variant))
+        yield from find_remedies(request.network, shortage_of(*best), attempt)
 
-    has_hints = relaxed.hints != request.hints
-    fits_unhinted = has_hints and fits(without_parameters(request.network))
-    return does_not_fit(request.network, failures, request.device, fits, fits_unhinted=fits_unhinted)
+
+def _streaming_allowed(request: _Request) -> _Request:
+    """The same without a word about how the input enters."""
+    return replace(request, hints=tuple(replace(hint, streaming=None, data_format=None) for hint in request.hints),
+                   options=replace(request.options, ignore_streaming=False))
+
+
+def _streaming_text(plan: PlannedNetwork) -> str:
+    names = [layer.name for layer, place in zip(plan.network.layers, plan.placement.layers, strict=True)
+             if place.streaming]
+    if not names:
+        return "leave streaming and data_format out, so that they are chosen"
+    return f"let {', '.join(names)} work while the input arrives through the FIFO: write streaming: true there"
+
+
+def _used(plan: PlannedNetwork) -> PlanSummary:
+    if plan.summary is None:
+        raise ValueError("a plan that was made here has a summary")
+    return plan.summary
 
 
 def _plan_mode(request: _Request, mode: PlanMode, budget: int = SEARCH_BUDGET) -> PlannedNetwork | list[Failure]:
@@ -178,16 +212,16 @@ def _try_mode(request: _Request, mode: PlanMode, budget: int) -> PlannedNetwork 
     return outcome
 
 
-def _is_placeable(request: _Request) -> bool:
-    """Whether a changed network fits, found with a smaller budget."""
+def _attempt(request: _Request) -> PlannedNetwork | None:
+    """A plan of a changed network or of changed hints, found with a smaller budget."""
     given = _given_mode(request)
     outcome = _try_mode(request, given, PROBE_BUDGET)
     if isinstance(outcome, PlannedNetwork):
-        return True
+        return outcome
     if outcome and _is_hopeless(outcome):
-        return False
-    return any(isinstance(_try_mode(request, mode, PROBE_BUDGET), PlannedNetwork)
-               for mode in _other_modes(request, given))
+        return None
+    plans = (_try_mode(request, mode, PROBE_BUDGET) for mode in _other_modes(request, given))
+    return next((plan for plan in plans if isinstance(plan, PlannedNetwork)), None)
 
 
 def _is_hopeless(failures: Sequence[Failure]) -> bool:

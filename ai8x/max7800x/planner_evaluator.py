@@ -139,7 +139,8 @@ class Evaluator:
         readers = self.reader_maps(maps)
         costs = [self._cost(layer, readers[layer.index], maps[tensor_of(layer.index)]) for layer in problem.layers]
         impossible = self._impossible(readers, maps)
-        starts, mask_words, weight_overflow = self._place_weights(costs, readers, maps)
+        starts, mask_words, homeless = self._place_weights(costs, readers, maps)
+        weight_overflow = sum(costs[index].words for index in homeless)
         cycles = START_CYCLES + sum(
             self._layer_cycles(cost, start) for cost, start in zip(costs, starts, strict=True)
         )
@@ -253,6 +254,12 @@ class Evaluator:
     def _transfer_cycles(self, layer: HardwareLayer, processors: int) -> int:
         return layer_cycles(work_from_layer(with_maps(layer, processors, processors), None))
 
+    def layers_without_weight_place(self, maps: Maps) -> frozenset[int]:
+        """Layers whose weights find no place beside those of the others."""
+        readers = self.reader_maps(maps)
+        costs = [self._cost(layer, readers[layer.index], maps[tensor_of(layer.index)]) for layer in self.problem.layers]
+        return frozenset(self._place_weights(costs, readers, maps)[2])
+
     def weights_may_fit(self, maps: Maps) -> bool:
         """Whether all weights together are smaller than the weight memories; equal weights count once."""
         readers, step = self.reader_maps(maps), self.problem.device.limits.mask_alignment_words
@@ -302,13 +309,14 @@ class Evaluator:
 
     def _place_weights(
         self, costs: Sequence[_LayerCost], readers: Sequence[int], maps: Maps
-    ) -> tuple[list[int], list[int], int]:
-        """First fit as `kernels.allocate_kernels` does it: (first word by layer, words by processor, overflow)."""
+    ) -> tuple[list[int], list[int], list[int]]:
+        """First fit as `kernels.allocate_kernels` does it: (first word by layer, words by processor, without place)."""
         device = self.problem.device
         step = device.limits.mask_alignment_words
         blocks = device.geometry.mask_words // step
         taken, used = [0] * PROCESSORS, [0] * PROCESSORS
-        starts, overflow = [0] * len(costs), 0
+        starts: list[int] = [0] * len(costs)
+        homeless: list[int] = []
         shared: dict[tuple[int, int, int], int] = {}
         for cost in sorted(costs, key=lambda cost: not cost.everywhere):
             if not cost.words:
@@ -325,13 +333,13 @@ class Evaluator:
             size = -(-cost.words // step)
             start = _first_run(busy, size, blocks)
             if start < 0:
-                overflow += cost.words
+                homeless.append(index)
                 continue
             starts[index] = shared[key] = start * step
             for processor in cost.active:
                 taken[processor] |= ((1 << size) - 1) << start
                 used[processor] += cost.words
-        return starts, used, overflow
+        return starts, used, homeless
 
     def _bias_overflow(self, costs: Sequence[_LayerCost], readers: Sequence[int], maps: Maps) -> int:
         """Entries beyond the bias memories, when spread as `biases.allocate_biases` does it."""

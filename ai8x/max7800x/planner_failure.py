@@ -1,44 +1,34 @@
-"""Why a network does not fit, and what would make it fit.
+"""Why a network does not fit: the table up to that point, the largest consumers of every memory, what would help.
 
-Owns the list of the largest consumers of every memory, and remedies: fewer bits, fewer channels, a smaller input,
-fewer given values. Every remedy named has been planned with success. Start at `does_not_fit`.
+Owns the record of a failure and its error; `planner_remedies` owns the changes that help. Start at `PlanFailure` and
+`does_not_fit`.
 
 Source: spec/max78000-cnn.md sections 1, 3.4, 3.7 and 6.4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from ai8x.capacity import Consumer, DoesNotFit, Remedy
 from ai8x.errors import Diagnostic, UserError
 from ai8x.max7800x.biases import bias_entries
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.kernels import mask_word_count
-from ai8x.max7800x.placement import LANES, PROCESSORS, WORD_BYTES
+from ai8x.max7800x.placement import PROCESSORS, WORD_BYTES
 from ai8x.max7800x.planner_evaluator import Evaluator, Found
 from ai8x.max7800x.planner_layout import tensor_of
 from ai8x.max7800x.planner_problem import Problem, with_maps
-from ai8x.network.ir import NETWORK_INPUT, Layer, Network, Op, TensorShape
+from ai8x.max7800x.planner_remedies import PlanRemedy, Shortage
+from ai8x.network.ir import NETWORK_INPUT
 
 NUM_SHOWN = 3
 """Consumers of a memory and remedies that are named."""
 
-SCALES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
-"""Factors of channels, or of the input's height and width, that are tried."""
-
 NUM_LISTED = 5
 """Consumers of a memory that the report lists."""
-
-MAX_NARROWED = 8
-"""Layers whose weights get fewer bits at most."""
-
-MAX_POOLED = 16
-"""Power of two that a smaller input keeps as a divisor at most."""
-
-Fits = Callable[[Network], bool]
-"""Whether a network without parameters can be placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,52 +44,157 @@ class Failure:
     found: Found | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRow:
+    """One layer in the table of a plan that fails.
+
+    Args:
+        layer: name.
+        file_layer: its number in the file, None for a helper.
+        processors: that read its input.
+        output_processors: that receive its output.
+        mask_words: words in each of its processors.
+        has_weight_place: they have a place beside those of the other layers.
+        data_bytes: end of the highest data while it runs, in any memory.
+        bias_entries: of the layer.
+        fits: nothing is missing so far.
+    """
+
+    layer: str
+    file_layer: int | None
+    processors: int
+    output_processors: int
+    mask_words: int
+    has_weight_place: bool
+    data_bytes: int
+    bias_entries: int
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFailure:
+    """Why a network does not fit, in numbers.
+
+    Args:
+        rows: the plan, layer by layer, up to the first that lacks something.
+        weight_words_missing: words per processor, added up over the layers without a place.
+        data_bytes: end of the highest data.
+        data_bytes_available: in each data memory.
+        biases_missing: entries without a place.
+        remedies: changes that have been planned with success, cheapest first.
+    """
+
+    rows: tuple[PlanRow, ...]
+    weight_words_missing: int
+    data_bytes: int
+    data_bytes_available: int
+    biases_missing: int
+    remedies: tuple[PlanRemedy, ...]
+
+
+class PlanFailureError(DoesNotFit):
+    """A network that cannot be placed, with the record of why."""
+
+    def __init__(self, finding: Diagnostic, failure: PlanFailure, *, consumers: tuple[Consumer, ...],
+                 remedies: tuple[Remedy, ...]) -> None:
+        super().__init__(finding, consumers=consumers, remedies=remedies)
+        self.failure = failure
+
+
+def best_failure(failures: Sequence[Failure]) -> tuple[Problem, Found] | None:
+    """The attempt that comes closest to fitting; None where helpers alone exceed the number of layers in all."""
+    complete = [(failure.problem, failure.found) for failure in failures if failure.found is not None]
+    return min(complete, key=lambda attempt: attempt[1].score, default=None)
+
+
+def shortage_of(problem: Problem, found: Found) -> Shortage:
+    """What a plan lacks, for the search for remedies."""
+    index_of = problem.draft.file_index
+    largest = [(index_of[use.layer], use.amount) for use in _weight_uses(Evaluator(problem), found)]
+    return Shortage(
+        weights=found.weight_overflow > 0, data=found.data_overflow > 0, biases=found.bias_overflow > 0,
+        largest_weights=tuple((index, amount) for index, amount in largest if index is not None),
+    )
+
+
 def does_not_fit(
-    network: Network, failures: Sequence[Failure], device: Max7800x, fits: Fits, *, fits_unhinted: bool = False
+    failures: Sequence[Failure], device: Max7800x, remedies: Iterable[PlanRemedy]
 ) -> UserError:
     """The error for a network that no attempt could place.
 
     Args:
-        network: of the file.
         failures: all attempts, at least one.
         device: the chip.
-        fits: tries a changed network.
-        fits_unhinted: the network fits when the file's placement is left out.
+        remedies: changes that help, cheapest first; only as many as are shown are asked for.
     """
-    complete = [(failure, failure.found) for failure in failures if failure.found is not None]
-    if not complete:
+    best = best_failure(failures)
+    if best is None:
         return UserError(_too_many_layers(failures[0], device))
-    failure, found = min(complete, key=lambda attempt: attempt[1].score)
-    evaluator = Evaluator(failure.problem)
-    weights, data = _weight_uses(evaluator, found), _data_uses(evaluator, found)
+    problem, found = best
+    evaluator = Evaluator(problem)
+    weights, data, biases = _weight_uses(evaluator, found), _data_uses(evaluator, found), _bias_uses(problem)
     first = weights if found.weight_overflow else data
-    layer = failure.problem.network.layers[max(first[0].layer, 0)]
-    remedies = ["leave the placement keys out, so that they are chosen"] if fits_unhinted else []
-    remedies += _remedies(network, found, weights, fits)
-    biases = _bias_uses(failure.problem)
+    layer = problem.network.layers[max(first[0].layer, 0)]
+    tried = tuple(itertools.islice(remedies, NUM_SHOWN))
     finding = Diagnostic(
         code="E0464",
-        message="the network does not fit: " + "; ".join(_complaints(failure.problem, found, device)),
+        message="the network does not fit: " + "; ".join(_complaints(problem, found, device)),
         source=layer.source,
         layer=layer.name,
-        layer_index=failure.problem.draft.file_index[layer.index],
+        layer_index=problem.draft.file_index[layer.index],
         found="; ".join(text for text in (
             _table("largest weights", weights), _table("largest data, in each memory used", data),
             _table("largest biases", biases)) if text),
         allowed=f"{device.geometry.mask_words} words of 72 bits for the weights of each processor, "
                 f"{device.geometry.data_words * WORD_BYTES} bytes in each data memory, "
                 f"{device.geometry.bias_entries} biases in each quadrant",
-        help=", or ".join(remedies[:NUM_SHOWN]) if remedies
-        else "reduce the layers named first: fewer channels, or pooling before them",
+        help=", or ".join(remedy.action for remedy in tried)
+        or "reduce the layers named first: fewer channels, or pooling before them",
     )
     tables = (("weight memory", weights), ("data memory, in each instance used", data), ("bias memory", biases))
-    return DoesNotFit(
+    return PlanFailureError(
         finding,
+        _record(problem, found, tried),
         consumers=tuple(Consumer(memory=memory, layer=use.name, amount=use.amount, unit=use.unit)
                         for memory, uses in tables for use in uses[:NUM_LISTED]),
-        remedies=tuple(Remedy(action=action, effect="planned with success: the network then fits")
-                       for action in remedies[:NUM_SHOWN]),
+        remedies=tuple(Remedy(action=remedy.action, effect=remedy.effect(device)) for remedy in tried),
     )
+
+
+def _record(problem: Problem, found: Found, remedies: tuple[PlanRemedy, ...]) -> PlanFailure:
+    geometry = problem.device.geometry
+    rows: list[PlanRow] = []
+    for row in _rows(problem, found):
+        rows.append(row)
+        if not row.fits:
+            break
+    return PlanFailure(
+        rows=tuple(rows), weight_words_missing=found.weight_overflow, data_bytes=found.data_words * WORD_BYTES,
+        data_bytes_available=geometry.data_words * WORD_BYTES, biases_missing=found.bias_overflow, remedies=remedies,
+    )
+
+
+def _rows(problem: Problem, found: Found) -> Iterator[PlanRow]:
+    """The plan, layer by layer."""
+    evaluator, geometry = Evaluator(problem), problem.device.geometry
+    readers = evaluator.reader_maps(found.maps)
+    homeless = evaluator.layers_without_weight_place(found.maps)
+    regions, bases = tuple(evaluator.regions(found.maps)), found.blocks.bases
+    biases, fits = 0, not found.score.impossible
+    for layer in problem.layers:
+        own = with_maps(layer, readers[layer.index], found.maps[tensor_of(layer.index)])
+        entries = bias_entries(layer)
+        count = 0 if entries is None else len(entries)
+        biases += count
+        end = max((bases[region.block] + region.end for region in regions
+                   if region.first_use <= layer.index <= region.last_use), default=0)
+        room = biases <= geometry.bias_entries * problem.device.num_quadrants and count <= geometry.bias_entries
+        fits = fits and layer.index not in homeless and end <= geometry.data_words and room
+        yield PlanRow(
+            layer=layer.name, file_layer=problem.draft.file_index[layer.index], processors=own.processors,
+            output_processors=own.output_processors, mask_words=mask_word_count(own) if own.is_conv else 0,
+            has_weight_place=layer.index not in homeless, data_bytes=WORD_BYTES * end, bias_entries=count, fits=fits,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,139 +269,6 @@ def _table(title: str, uses: Sequence[_Use]) -> str:
         return ""
     rows = ", ".join(f"{use.name} {use.amount} {use.unit}" for use in uses[:NUM_SHOWN])
     return f"{title}: {rows}"
-
-
-def _remedies(network: Network, found: Found, weights: Sequence[_Use], fits: Fits) -> Iterator[str]:
-    """Changes after which the network fits, cheapest for the user first."""
-    bare = without_parameters(network)
-    if found.weight_overflow and (text := _fewer_bits(bare, weights, fits)):
-        yield text
-    if found.data_overflow and (text := _smaller_input(bare, fits)):
-        yield text
-    if found.bias_overflow and fits(bare):
-        yield "train the model without biases (bias=False)"
-    if text := _fewer_channels(network, bare, fits):
-        yield text
-
-
-def without_parameters(network: Network) -> Network:
-    """The network's shapes alone; grouped convolutions as the dense ones that the chip runs."""
-    layers = {}
-    for layer in network.layers:
-        conv = None if layer.conv is None else replace(layer.conv, groups=1)
-        layers[layer.index] = replace(layer, weights=None, bias=None, conv=conv, weight_source=None)
-    return network.with_layers(layers)
-
-
-def _fewer_bits(bare: Network, weights: Sequence[_Use], fits: Fits) -> str:
-    """The fewest large layers whose weights must be halved, one step after the other."""
-    bits = {layer.index: layer.weight_bits for layer in bare.layers}
-    sizes = {bare.layers[index].index: float(use.amount) for use in weights
-             for index in [_index_of(bare, use.name)] if index is not None}
-    changed: dict[int, int] = {}
-    for _ in range(3 * MAX_NARROWED):
-        candidates = [index for index in sizes if bits[index] > 1 and (index in changed or len(changed) < MAX_NARROWED)]
-        if not candidates:
-            return ""
-        largest = max(candidates, key=lambda index: (sizes[index], -index))
-        bits[largest] //= 2
-        sizes[largest] /= 2
-        changed[largest] = bits[largest]
-        narrower = bare.with_layers({i: replace(bare.layers[i], weight_bits=value) for i, value in changed.items()})
-        if fits(narrower):
-            by_bits: dict[int, list[str]] = {}
-            for index, value in sorted(changed.items()):
-                by_bits.setdefault(value, []).append(bare.layers[index].name)
-            return " and ".join(f"write quantization: {value} in {', '.join(names)}"
-                                for value, names in sorted(by_bits.items(), reverse=True)) + " and quantize again"
-    return ""
-
-
-def _index_of(network: Network, name: str) -> int | None:
-    return next((layer.index for layer in network.layers if layer.name == name), None)
-
-
-def _smaller_input(bare: Network, fits: Fits) -> str:
-    shape = bare.input_shape
-    for scale in SCALES:
-        height, width = _shrunk(shape.height, scale), _shrunk(shape.width, scale)
-        smaller = resized(bare, TensorShape(shape.channels, height, width), {})
-        if smaller is not None and fits(smaller):
-            return f"use an input of {smaller.input_shape}"
-    return ""
-
-
-def _shrunk(size: int, scale: float) -> int:
-    """A smaller height or width that can be halved as often, so that branches keep meeting at equal sizes."""
-    step = min(MAX_POOLED, size & -size)
-    return max(1, step, round(size * scale / step) * step)
-
-
-def _fewer_channels(network: Network, bare: Network, fits: Fits) -> str:
-    """The largest factor by which the channels of all hidden layers can be multiplied."""
-    hidden = [layer.index for layer in bare.layers if layer.conv is not None and layer.index not in bare.outputs]
-    for scale in SCALES:
-        channels = {index: _scaled(bare.layers[index].out_shape.channels, scale) for index in hidden}
-        narrower = resized(bare, bare.input_shape, channels)
-        if narrower is not None and fits(narrower):
-            examples = ", ".join(
-                f"{network.layers[index].name} {network.layers[index].out_shape.channels} -> {channels[index]}"
-                for index in hidden[:NUM_SHOWN])
-            return f"multiply the channels of the hidden layers by {scale} ({examples})"
-    return ""
-
-
-def _scaled(channels: int, scale: float) -> int:
-    """Channels rounded to whole data memory words, so that equal counts stay equal."""
-    return max(min(channels, LANES), round(channels * scale / LANES) * LANES)
-
-
-def resized(network: Network, input_shape: TensorShape, channels: dict[int, int]) -> Network | None:
-    """A network without parameters for another input or other channel counts; None where a layer vanishes.
-
-    Args:
-        network: without parameters.
-        input_shape: (C, H, W).
-        channels: layer index -> output channels, where they change.
-    """
-    shapes = {NETWORK_INPUT: input_shape}
-    layers: list[Layer] = []
-    try:
-        for layer in network.layers:
-            layers.append(_resized_layer(network, layer, shapes, channels))
-            shapes[layer.index] = layers[-1].out_shape
-        return replace(network, input_shape=input_shape, layers=tuple(layers))
-    except ValueError:
-        return None
-
-
-def _resized_layer(
-    network: Network, layer: Layer, shapes: dict[int, TensorShape], channels: dict[int, int]
-) -> Layer:
-    """One layer on new input shapes.
-
-    Raises:
-        ValueError: nothing is left of it, or a reshaped input no longer divides.
-    """
-    sources = [shapes[index] for index in layer.inputs]
-    count = sources[0].channels if layer.eltwise else sum(shape.channels for shape in sources)
-    height, width = sources[0].height - sum(layer.in_crop), sources[0].width
-    before = network.shape_of(layer.inputs[0])
-    if layer.operand_shape.width != before.width:
-        height, width = height * width // layer.operand_shape.width, layer.operand_shape.width
-    operand = TensorShape(count, height, width)
-    out_channels = channels.get(layer.index, layer.out_shape.channels)
-    return replace(layer, operand_shape=operand, out_shape=_out_shape(layer, operand, out_channels))
-
-
-def _out_shape(layer: Layer, operand: TensorShape, out_channels: int) -> TensorShape:
-    size = layer.pool.output_size(operand.height, operand.width)
-    if layer.conv is None:
-        return TensorShape(operand.channels, *size)
-    if layer.flatten:
-        return TensorShape(out_channels, 1, 1)
-    is_transposed = layer.op is Op.CONV_TRANSPOSE2D
-    return TensorShape(out_channels, *layer.conv.output_size(*size, is_transposed=is_transposed))
 
 
 def _too_many_layers(failure: Failure, device: Max7800x) -> Diagnostic:

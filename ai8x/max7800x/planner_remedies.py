@@ -9,12 +9,13 @@ Source: spec/max78000-cnn.md sections 3.4, 3.7, 6.1 and 6.4; folding: spec/ai8x-
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.placement import LANES, WORD_BYTES
-from ai8x.network.ir import NETWORK_INPUT, Layer, Network, Op, Pool, PoolSpec, TensorShape
+from ai8x.max7800x.planner_result import PlanSummary
+from ai8x.network.ir import NETWORK_INPUT, Layer, Network, Op, PoolSpec, TensorShape
 
 NUM_NAMED = 3
 """Layers that a text names as examples."""
@@ -30,25 +31,6 @@ MAX_NARROWED = 8
 
 MAX_POOLED = 16
 """Power of two that a smaller input keeps as a divisor at most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanSummary:
-    """What a plan uses.
-
-    Args:
-        cycles: estimate for one inference.
-        data_peak_bytes: highest byte in use in any data memory, plus one.
-        data_bound_bytes: no plan with the same processors needs less.
-        mask_words: by processor, words of weights.
-        quadrants: powered.
-    """
-
-    cycles: int
-    data_peak_bytes: int
-    data_bound_bytes: int
-    mask_words: tuple[int, ...]
-    quadrants: tuple[int, ...]
 
 
 class RemedyKind(enum.Enum):
@@ -119,9 +101,8 @@ def find_remedies(network: Network, shortage: Shortage, attempt: Try) -> Iterato
     bare = without_parameters(network)
     if shortage.weights:
         yield from _fewer_bits(bare, shortage.largest_weights, attempt)
-    if shortage.biases and (result := attempt(bare)) is not None:
-        yield PlanRemedy(kind=RemedyKind.BIAS, action="train the model without biases (bias=False)", result=result,
-                         input_shape=bare.input_shape)
+    if shortage.biases:
+        yield from _fewer_biases(network, bare, attempt)
     if shortage.data:
         yield from _folded_input(bare, attempt)
     yield from _fewer_channels(network, bare, attempt)
@@ -166,6 +147,20 @@ def _bits_text(bare: Network, changed: dict[int, int]) -> str:
                         for value, names in sorted(by_bits.items(), reverse=True)) + " and quantize again"
 
 
+def _fewer_biases(network: Network, bare: Network, attempt: Try) -> Iterator[PlanRemedy]:
+    """The fewest large layers that must do without a bias."""
+    biased = sorted((layer for layer in network.layers if layer.bias is not None),
+                    key=lambda layer: (-layer.out_shape.channels, layer.index))
+    for count in range(1, len(biased) + 1):
+        kept = {layer.index: replace(bare.layers[layer.index], bias=layer.bias) for layer in biased[count:]}
+        result = attempt(bare.with_layers(kept))
+        if result is not None:
+            names = ", ".join(layer.name for layer in biased[:count])
+            yield PlanRemedy(kind=RemedyKind.BIAS, action=f"train without a bias in {names} (bias=False)", result=result,
+                             input_shape=bare.input_shape)
+            return
+
+
 def _folded_input(bare: Network, attempt: Try) -> Iterator[PlanRemedy]:
     """The input with squares of pixels as channels; the first poolings, which then have been done, are left out."""
     for fold in FOLDS:
@@ -207,13 +202,8 @@ def folded_network(bare: Network, fold: int, dropped: Sequence[int]) -> Network 
     shape = bare.input_shape
     if shape.width == 1 or shape.height % fold or shape.width % fold:
         return None
-    plain = bare.with_layers({index: _without_pooling(bare.layers[index]) for index in dropped})
-    return resized(plain, TensorShape(shape.channels * fold * fold, shape.height // fold, shape.width // fold), {})
-
-
-def _without_pooling(layer: Layer) -> Layer:
-    """The layer on an input of the size that pooling made; `resized` gives it its true one."""
-    return replace(layer, pool=PoolSpec(kind=Pool.NONE), operand_shape=layer.pooled_shape)
+    folded = TensorShape(shape.channels * fold * fold, shape.height // fold, shape.width // fold)
+    return resized(bare, folded, {}, dropped)
 
 
 def _smaller_input(bare: Network, attempt: Try) -> Iterator[PlanRemedy]:
@@ -255,29 +245,33 @@ def _scaled(channels: int, scale: float) -> int:
     return max(min(channels, LANES), round(channels * scale / LANES) * LANES)
 
 
-def resized(network: Network, input_shape: TensorShape, channels: dict[int, int]) -> Network | None:
+def resized(
+    network: Network, input_shape: TensorShape, channels: Mapping[int, int], unpooled: Sequence[int] = ()
+) -> Network | None:
     """A network without parameters for another input or other channel counts; None where a layer vanishes.
 
     Args:
         network: without parameters.
         input_shape: (C, H, W).
         channels: layer index -> output channels, where they change.
+        unpooled: layers that lose their pooling.
     """
     shapes = {NETWORK_INPUT: input_shape}
     layers: list[Layer] = []
     try:
         for layer in network.layers:
-            layers.append(_resized_layer(network, layer, shapes, channels))
-            shapes[layer.index] = layers[-1].out_shape
+            operand = _resized_operand(network, layer, shapes)
+            pool = PoolSpec() if layer.index in unpooled else layer.pool
+            out_shape = _out_shape(layer, pool, operand, channels.get(layer.index, layer.out_shape.channels))
+            layers.append(replace(layer, operand_shape=operand, out_shape=out_shape, pool=pool))
+            shapes[layer.index] = out_shape
         return replace(network, input_shape=input_shape, layers=tuple(layers))
     except ValueError:
         return None
 
 
-def _resized_layer(
-    network: Network, layer: Layer, shapes: dict[int, TensorShape], channels: dict[int, int]
-) -> Layer:
-    """One layer on new input shapes.
+def _resized_operand(network: Network, layer: Layer, shapes: Mapping[int, TensorShape]) -> TensorShape:
+    """What one layer reads on new input shapes.
 
     Raises:
         ValueError: nothing is left of it, or a reshaped input no longer divides.
@@ -288,13 +282,11 @@ def _resized_layer(
     before = network.shape_of(layer.inputs[0])
     if layer.operand_shape.width != before.width:
         height, width = height * width // layer.operand_shape.width, layer.operand_shape.width
-    operand = TensorShape(count, height, width)
-    out_channels = channels.get(layer.index, layer.out_shape.channels)
-    return replace(layer, operand_shape=operand, out_shape=_out_shape(layer, operand, out_channels))
+    return TensorShape(count, height, width)
 
 
-def _out_shape(layer: Layer, operand: TensorShape, out_channels: int) -> TensorShape:
-    size = layer.pool.output_size(operand.height, operand.width)
+def _out_shape(layer: Layer, pool: PoolSpec, operand: TensorShape, out_channels: int) -> TensorShape:
+    size = pool.output_size(operand.height, operand.width)
     if layer.conv is None:
         return TensorShape(operand.channels, *size)
     if layer.flatten:

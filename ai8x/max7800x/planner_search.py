@@ -18,6 +18,9 @@ from ai8x.max7800x.planner_problem import Choices, Maps, Problem
 SEARCH_BUDGET = 4_000
 """Plans that are weighed at most."""
 
+HOPELESS_SHARE = 25
+"""Divisor of that where the network exceeds the memories on any processors: enough for fair numbers in the error."""
+
 
 def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
     """The best maps and offsets found.
@@ -32,9 +35,10 @@ def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
         budget: plans that are weighed at most.
     """
     evaluator = Evaluator(problem)
-    left = [budget]
+    lowest = _maps_of(problem, problem.choices, [0] * len(problem.choices))
+    is_hopeful = evaluator.weights_may_fit(lowest) and evaluator.data_may_fit(lowest)
+    left = [budget if is_hopeful else budget // HOPELESS_SHARE]
     best = _descend(evaluator, problem.choices, left)
-    is_hopeful = evaluator.weights_may_fit(best.maps) and evaluator.data_may_fit(best.maps)
     is_hopeful = is_hopeful and any(len(choices) > 1 for choices in problem.choices)
     if best.score.overflow and not best.score.impossible and is_hopeful:
         generator = np.random.default_rng(0)
@@ -91,7 +95,7 @@ def _improve(
         changed = False
         for group, own in enumerate(choices):
             for candidate in range(len(own)):
-                if candidate == picked[group]:
+                if candidate == picked[group] or left[0] <= 0:
                     continue
                 left[0] -= 1
                 trial = [*picked[:group], candidate, *picked[group + 1 :]]

@@ -76,6 +76,7 @@ class LayerGeometry:
         output_passes: O.
         slots_per_pass: lanes of one output pass, unused ones included; 0 for pass layers.
         slots: output positions computed, unused lanes included; 0 for pass layers.
+        sharers: quadrants that compute a share of the slots each at the same time; 1 but in quad mode.
         tscnt_max: ONED.tscnt_max.
         weight_bits: q.
         weight_start: first mask word.
@@ -106,6 +107,7 @@ class LayerGeometry:
     output_passes: int
     slots_per_pass: int
     slots: int
+    sharers: int
     tscnt_max: int
     weight_bits: int
     weight_start: int

@@ -184,9 +184,9 @@ def _decode_geometry(view: LayerView, fields: LayerFields, is_pass: bool, quad: 
         raise view.fault("POST", "deconv_en = 1 needs a 3x3 kernel, no pooling and stride 1")
     bits = _WEIGHT_BITS[post["mask_size"]]
     slots, per_pass = (0, 0) if is_pass else _decode_slots(view, fields, passes, bits)
-    if quad:
-        # Each quadrant computes every fourth slot; slots beyond the output map are dropped (section 5.4).
-        slots = min(slots * len(view.quadrants), per_pass)
+    # In quad mode each quadrant computes every fourth slot; slots beyond the output map are dropped (section 5.4).
+    sharers = len(view.quadrants) if quad else 1
+    slots = min(slots * sharers, per_pass) if quad else slots
     taps = kernel_height * kernel_width
     return LayerGeometry(
         layer=view.layer,
@@ -214,6 +214,7 @@ def _decode_geometry(view: LayerView, fields: LayerFields, is_pass: bool, quad: 
         output_passes=passes if is_pass else -(-slots // per_pass),
         slots_per_pass=per_pass,
         slots=slots,
+        sharers=sharers,
         tscnt_max=oned["tscnt_max"],
         weight_bits=bits,
         weight_start=(fields.mcnt["sad"] // 8 * taps + oned["oned_sad"]) // _GEOMETRY.mask_word_bytes,

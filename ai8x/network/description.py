@@ -65,6 +65,7 @@ class NetworkDescription:
         skipped: layers of the checkpoint that the network does not use.
         unload: replaces the automatic unloading.
         behind: functions that the model applies behind the outputs.
+        average_rounded: average pooling rounds instead of truncating, which the file itself cannot say.
     """
 
     name: str
@@ -75,6 +76,7 @@ class NetworkDescription:
     skipped: tuple[str, ...] = ()
     unload: tuple[UnloadItem, ...] = ()
     behind: tuple[str, ...] = ()
+    average_rounded: bool = False
 
     @property
     def is_placed(self) -> bool:
@@ -133,7 +135,8 @@ def describe_network(network: Network, notes: Sequence[LayerNotes] = (), **field
         for layer, note in zip(network.layers, notes, strict=True))
     return NetworkDescription(**{
         "name": network.name, "dataset": network.dataset or "none", "input_shape": network.input_shape,
-        "layers": layers, **fields})
+        "layers": layers, "average_rounded": any(
+            layer.average_rounded and layer.pool.kind is Pool.AVG for layer in network.layers), **fields})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

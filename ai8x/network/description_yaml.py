@@ -48,6 +48,8 @@ def _header(description: NetworkDescription) -> Iterator[str]:
     else:
         text.append("Nothing says where the layers lie on the MAX78000: synthesize.py plans that, and writes a copy of "
                     f"this file with its choice. To have a say, add placement keys ({keys}).")
+    if description.average_rounded:
+        text.append("Average pooling of this network rounds: call synthesize.py with --avg-pool-rounding.")
     if description.behind:
         text.append(f"What the model computes behind its last layers ({', '.join(description.behind)}) is left to the "
                     "program that uses the network.")

@@ -133,10 +133,10 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not self._inside:
-            operands = tuple(self.value(t) for t in _tensors((args, kwargs)))
+            operands = tuple(self.value(t) for t in tensors_in((args, kwargs)))
             if any(value.kind != "constant" for value in operands):
                 module = self.modules[-1] if self.modules else ""
-                for tensor in _tensors(result):
+                for tensor in tensors_in(result):
                     self._remember(tensor, replace(_derived(func, tensor, operands, args, kwargs), module=module))
         return result
 
@@ -164,16 +164,16 @@ def _derived(func: Callable[..., Any], tensor: Tensor, operands: tuple[Value, ..
     return Value(kind=getattr(func, "__name__", "function"), shape=shape, parts=operands)
 
 
-def _tensors(nested: Any) -> Iterator[Tensor]:
+def tensors_in(nested: Any) -> Iterator[Tensor]:
     """Tensors in nested tuples, lists and mappings."""
     if isinstance(nested, Tensor):
         yield nested
     elif isinstance(nested, Mapping):
         for entry in nested.values():
-            yield from _tensors(entry)
+            yield from tensors_in(entry)
     elif isinstance(nested, (tuple, list)):
         for entry in nested:
-            yield from _tensors(entry)
+            yield from tensors_in(entry)
 
 
 class _Hooks:
@@ -185,7 +185,7 @@ class _Hooks:
         self._operands: list[tuple[Value, ...]] = []
 
     def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._operands.append(tuple(self._recorder.value(t) for t in _tensors((args, kwargs))))
+        self._operands.append(tuple(self._recorder.value(t) for t in tensors_in((args, kwargs))))
         self._recorder.enter_layer()
 
     def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -227,4 +227,4 @@ def trace_model(model: nn.Module, inputs: Tensor) -> ModelTrace:
     finally:
         for handle in handles:
             handle.remove()
-    return ModelTrace(calls=tuple(recorder.calls), outputs=tuple(recorder.value(t) for t in _tensors(outputs)))
+    return ModelTrace(calls=tuple(recorder.calls), outputs=tuple(recorder.value(t) for t in tensors_in(outputs)))

@@ -164,6 +164,12 @@ class _Reader:
         """Dimensions of a node's result, batch included."""
         return len(node.meta["tensor_meta"].shape)
 
+    def sizes(self, node: fx.Node) -> tuple[int, ...]:
+        """Rows and columns, or only the length, of a node's first operand."""
+        operand = node.args[0]
+        assert isinstance(operand, fx.Node)
+        return tuple(operand.meta["tensor_meta"].shape[2:])
+
     def module(self, node: fx.Node, module: nn.Module) -> int:
         """The layer of a module that a node calls."""
         for kind, handler in _MODULES.items():
@@ -190,12 +196,13 @@ class _Reader:
             if isinstance(node.args[0], fx.Node) and self.rank(node.args[0]) != 2:
                 raise _Unknown("Linear on data that is not flat")
             return self.append(node, FloatOp.DENSE, source, weights=_array(weight), bias=stored)
-        if set(module.dilation) != {1} or module.padding_mode != "zeros":
-            raise _Unknown(f"dilation {module.dilation}, padding mode {module.padding_mode}")
+        if module.padding_mode != "zeros":
+            raise _Unknown(f"padding mode {module.padding_mode}")
         is_1d = isinstance(module, nn.Conv1d)
         weights = _array(weight)[:, :, None, :] if is_1d else _array(weight)
         return self.append(node, FloatOp.CONV2D, source, weights=weights, bias=stored, groups=module.groups,
-                           stride=_pair(module.stride), padding=_conv_padding(module, weights.shape[2:]))
+                           stride=_pair(module.stride), dilation=_pair(module.dilation),
+                           padding=_conv_padding(module, weights.shape[2:]))
 
     def norm(self, node: fx.Node, source: int, norm: _Batchnorm, divisor: float = 1.0) -> int:
         """Batch norm as part of the layer before it, or as a layer of its own."""
@@ -216,6 +223,21 @@ class _Reader:
         layer = self.layers[index]
         weighted = layer.op in (FloatOp.CONV2D, FloatOp.DENSE)
         return weighted and layer.batch_norm is None and layer.activation == LINEAR
+
+    def halves(self, node: fx.Node, source: int, eye: NDArray[np.float64]) -> int:
+        """``relu(x)`` and ``relu(-x)`` as twice the channels: of the convolution before, if only this reads it."""
+        layer = self.layers[source] if source != MODEL_INPUT else None
+        if (layer is None or layer.op is not FloatOp.CONV2D or layer.weights is None or layer.groups > 1
+                or layer.activation != LINEAR or self._readers(source) > 1):
+            both = np.concatenate([eye, -eye])[:, :, None, None]
+            return self.append(node, FloatOp.CONV2D, source, weights=both, activation=_RELU)
+        norm = layer.batch_norm or ChannelScale(factor=np.ones(len(eye)), offset=np.zeros(len(eye)))
+        self.layers[source] = replace(
+            layer, weights=np.concatenate([layer.weights] * 2), activation=_RELU,
+            bias=None if layer.bias is None else np.tile(layer.bias, 2),
+            batch_norm=ChannelScale(factor=np.concatenate([norm.factor, -norm.factor]),
+                                    offset=np.concatenate([norm.offset, -norm.offset])))
+        return source
 
     def _readers(self, index: int) -> int:
         """Nodes that read a layer."""
@@ -238,7 +260,8 @@ def _conv_padding(module: nn.Conv1d | nn.Conv2d, kernel: tuple[int, ...]) -> Bor
     if module.padding == "valid":
         return 0, 0, 0, 0
     if module.padding == "same":  # torch allows it at stride 1 only and puts the odd cell behind
-        (top, bottom), (left, right) = (((size - 1) // 2, size // 2) for size in kernel)
+        totals = [(size - 1) * step for size, step in zip(kernel, _pair(module.dilation), strict=True)]
+        (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
         return top, bottom, left, right
     sizes = [int(size) for size in module.padding]
     rows, columns = (0, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
@@ -271,10 +294,16 @@ def _average_pool(reader: _Reader, node: fx.Node, module: Any) -> int:
 
 def _global_pool(op: FloatOp) -> Callable[[_Reader, fx.Node, Any], int]:
     def read(reader: _Reader, node: fx.Node, module: Any) -> int:
-        sizes = module.output_size if isinstance(module.output_size, (tuple, list)) else (module.output_size,)
-        if set(sizes) != {1}:
-            raise _Unknown(f"adaptive pooling to {module.output_size}")
-        return reader.append(node, op, reader.source(node))
+        wanted = module.output_size if isinstance(module.output_size, (tuple, list)) else (module.output_size,)
+        given = reader.sizes(node)
+        sizes = [old if new is None else int(new) for new, old in zip(wanted * len(given), given, strict=False)]
+        if set(sizes) == {1}:
+            return reader.append(node, op, reader.source(node))
+        if any(old % new for old, new in zip(given, sizes, strict=True)):
+            raise _Unknown(f"adaptive pooling of {given} to {module.output_size}, which it is no multiple of")
+        window = tuple(old // new for old, new in zip(given, sizes, strict=True))
+        windowed = FloatOp.AVERAGE_POOL2D if op is FloatOp.GLOBAL_AVERAGE_POOL2D else FloatOp.MAX_POOL2D
+        return reader.pool(node, windowed, reader.source(node), window, window)
 
     return read
 
@@ -375,6 +404,19 @@ _ACTIVATIONS: Mapping[type[nn.Module], Callable[[Any], ActivationFunction]] = {
 """ReLU6 is a Hardtanh in torch and therefore stands in front of it."""
 
 
+def _prelu(reader: _Reader, node: fx.Node, module: Any) -> int:
+    """A slope for all channels is a leaky ReLU; one for each is ``relu(x) - slope * relu(-x)``, as the table is one
+    for all channels.
+    """
+    slopes, source = _array(module.weight), reader.source(node)
+    if len(set(slopes.tolist())) == 1:
+        return reader.activation(node, ActivationFunction(kind=ActivationKind.LEAKY_RELU, slope=float(slopes[0])))
+    eye = np.eye(len(slopes))
+    parts = reader.halves(node, source, eye)
+    return reader.append(node, FloatOp.CONV2D, parts,
+                         weights=np.concatenate([eye, -np.diag(slopes)], axis=1)[:, :, None, None])
+
+
 def _activation(kind: type[nn.Module]) -> Callable[[_Reader, fx.Node, Any], int]:
     return lambda reader, node, module: reader.activation(node, _ACTIVATIONS[kind](module))
 
@@ -388,7 +430,7 @@ _MODULES: Mapping[type[nn.Module], Callable[[_Reader, fx.Node, Any], int]] = {
     nn.AdaptiveAvgPool2d: _global_pool(FloatOp.GLOBAL_AVERAGE_POOL2D),
     nn.AdaptiveMaxPool1d: _global_pool(FloatOp.GLOBAL_MAX_POOL2D),
     nn.AdaptiveMaxPool2d: _global_pool(FloatOp.GLOBAL_MAX_POOL2D),
-    nn.ZeroPad2d: _zero_pad, nn.Flatten: _reshaped, nn.Unflatten: _reshaped, nn.Softmax: _softmax,
+    nn.ZeroPad2d: _zero_pad, nn.Flatten: _reshaped, nn.Unflatten: _reshaped, nn.Softmax: _softmax, nn.PReLU: _prelu,
     nn.Dropout: _same, nn.Dropout1d: _same, nn.Dropout2d: _same, nn.Identity: _same,
     **{kind: _activation(kind) for kind in _ACTIVATIONS},
 }

@@ -203,18 +203,23 @@ def _assign_entries(state: Mapping[str, Tensor], layers: Mapping[str, _Layer]) -
 
 
 def _assign_hints(layers: Mapping[str, _Layer], hints: tuple[LayerHint, ...]) -> None:
+    """Give every layer what the network file says of it: by name where names agree, else by order.
+
+    Raises:
+        UserError: E0533 where names do not agree and the numbers of layers differ.
+    """
     if not hints:
         return
-    if len(hints) != len(layers):
+    by_name = pair_names([hint.name or None for hint in hints], list(layers))
+    if by_name is None and len(hints) != len(layers):
         extra = list(layers)[len(hints):] or [hint.name for hint in hints[len(layers):]]
         raise user_error("E0533", f"the network file has {len(hints)} layers with weights, the checkpoint "
                          f"{len(layers)}", source=hints[-1].source, found=f"first without a partner: '{extra[0]}'",
                          allowed="the layers of the checkpoint in their order",
                          help="use the network file of this architecture")
-    by_name = pair_names([hint.name or None for hint in hints], list(layers))
-    ordered = list(layers.values()) if by_name is None else [list(layers.values())[number] for number in by_name]
-    for layer, hint in zip(ordered, hints, strict=True):
-        layer.hint = hint
+    ordered = list(layers.values())
+    for number, hint in enumerate(hints):
+        ordered[number if by_name is None else by_name[number]].hint = hint
 
 
 def _is_transposed(layer: _Layer, options: QuantizationOptions, channels: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from ai8x.arithmetic import INT8
 from ai8x.checkpoint import Checkpoint, arrays_from_tensors
-from ai8x.nn.base import Mode, OutputScale, model_mode, set_output_scale
+from ai8x.nn.arguments import Scheme
+from ai8x.nn.base import Mode, OutputScale, model_mode, model_scheme, set_output_scale
+from ai8x.nn.equalization import equalize_channels
 from ai8x.nn.fold import describe_layers, fold_batchnorm
 from ai8x.nn.functional import Q7_ONE
 from ai8x.nn.loading import load_state
 from ai8x.nn.statistics import ThresholdMethod
 from ai8x.nn.thresholds import LayerThreshold, calibrate_activations
+from ai8x.nn.trace import tensors_in
 from ai8x.nn.wrappers import unwrap_model
 from ai8x.quantization.integers import QuantizationOptions, quantize_checkpoint
 
@@ -33,11 +36,18 @@ class QuantizedModel:
 
     Args:
         checkpoint: integers, shifts and widths; what synthesis reads.
-        model: the same in integer mode, wide outputs on the scale of float training.
+        model: the same in integer mode, on integers of -128 to 127. Wide outputs are on the scale of float training;
+            others are integers, 128 for 1.0.
+        equalization: strength of the equalisation of channels that was chosen.
     """
 
     checkpoint: Checkpoint
     model: nn.Module
+    equalization: float = 0.0
+
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75)
+"""Strengths of the equalisation of channels that `quantize_model` compares (`ai8x.nn.equalization`)."""
 
 
 def to_grid(inputs: Tensor) -> Tensor:
@@ -45,8 +55,8 @@ def to_grid(inputs: Tensor) -> Tensor:
     return inputs.mul(Q7_ONE).round().clamp(INT8.min, INT8.max).div(Q7_ONE)
 
 
-def calibrate(model: nn.Module, batches: Iterable[Tensor], *, method: ThresholdMethod = ThresholdMethod.MSE
-              ) -> Mapping[str, LayerThreshold]:
+def calibrate(model: nn.Module, batches: Iterable[Tensor], *, method: ThresholdMethod = ThresholdMethod.MSE,
+              strength: float = 0.0) -> Mapping[str, LayerThreshold]:
     """Fold BatchNorm and give every layer the power of two that brings its outputs into the range of the chip.
 
     In float mode the model computes the same as before; after quantisation its values use the range of int8. What
@@ -56,21 +66,28 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor], *, method: ThresholdM
         model: trained without clamps, in float mode; changed in place.
         batches: inputs like those of the training, of -1 to 1.
         method: how ranges are chosen.
+        strength: of the equalisation of channels before that (`ai8x.nn.equalization.equalize_channels`).
 
     Returns:
         The range of every layer.
 
     Raises:
-        ValueError: no batch at all.
+        ValueError: no batch at all, or equalisation of a model that was trained with clamps.
     """
+    listed = [to_grid(batch) for batch in batches]
     fold_batchnorm(unwrap_model(model))
-    return calibrate_activations(model, (to_grid(batch) for batch in batches), method=method, spare_weights=True)
+    if strength:
+        equalize_channels(model, listed, strength=strength)
+    return calibrate_activations(model, listed, method=method, spare_weights=True)
 
 
 def quantize_model(model: nn.Module, *, arch: str, batches: Iterable[Tensor] | None = None,
                    sample: Tensor | None = None, labels: tuple[str, ...] = (),
                    options: QuantizationOptions | None = None) -> QuantizedModel:
     """Quantise a model; it stays as it is.
+
+    With batches a float model without clamps is calibrated with several strengths of equalisation, of which the one is
+    taken whose integers come nearest to the float outputs on these batches.
 
     Args:
         model: in float mode, or after quantisation-aware training.
@@ -84,17 +101,41 @@ def quantize_model(model: nn.Module, *, arch: str, batches: Iterable[Tensor] | N
     Raises:
         UserError: E0536 for a model in integer mode, E0530 to E0535 for states that cannot be quantised.
     """
-    inner = copy.deepcopy(unwrap_model(model)).cpu()
-    if batches is not None and model_mode(inner) is Mode.FLOAT:
-        calibrate(inner, batches)
+    inner = copy.deepcopy(unwrap_model(model)).cpu().eval()
     stored = None if sample is None else _stored_sample(sample)
-    source = Checkpoint(state=arrays_from_tensors(inner.state_dict()), arch=arch, labels=labels, sample=stored,
-                        input_shape=None if stored is None else tuple(stored.shape),
-                        extras={"layers": describe_layers(inner)})
-    checkpoint, _ = quantize_checkpoint(source, options)
-    load_state(inner, checkpoint.tensors())
-    set_output_scale(inner, OutputScale.REAL)
-    return QuantizedModel(checkpoint=checkpoint, model=inner.eval())
+    source = Checkpoint(state={}, arch=arch, labels=labels, sample=stored,
+                        input_shape=None if stored is None else tuple(stored.shape))
+    if batches is None or model_mode(inner) is not Mode.FLOAT:
+        return _quantized(inner, source, options)
+    listed = [to_grid(batch.detach().cpu()) for batch in batches]
+    strengths = STRENGTHS if model_scheme(inner) is Scheme.V2 else STRENGTHS[:1]
+    found: list[QuantizedModel] = []
+    for strength in strengths:
+        candidate = copy.deepcopy(inner)
+        calibrate(candidate, listed, strength=strength)
+        found.append(replace(_quantized(candidate, source, options), equalization=strength))
+    return min(found, key=lambda candidate: _distance(inner, candidate.model, listed))
+
+
+def _quantized(model: nn.Module, source: Checkpoint, options: QuantizationOptions | None) -> QuantizedModel:
+    """A model's parameters quantised; the model changes to integer mode."""
+    given = replace(source, state=arrays_from_tensors(model.state_dict()), extras={"layers": describe_layers(model)})
+    checkpoint, _ = quantize_checkpoint(given, options)
+    load_state(model, checkpoint.tensors())
+    set_output_scale(model, OutputScale.REAL)
+    return QuantizedModel(checkpoint=checkpoint, model=model.eval())
+
+
+@torch.no_grad()
+def _distance(reference: nn.Module, integer: nn.Module, batches: Iterable[Tensor]) -> float:
+    """How far the directions of all outputs differ, whatever their scale: 0 for equal ones, at most 1 for each."""
+    distance = 0.0
+    for batch in batches:
+        for expected, found in zip(tensors_in(reference(batch)), tensors_in(integer(batch * Q7_ONE)), strict=True):
+            a, b = expected.double().flatten(), found.double().flatten()
+            norms = float(a.square().sum() * b.square().sum())
+            distance += 1.0 - float(a @ b) ** 2 / norms if norms > 0 else float(bool(a.any() or b.any()))
+    return distance
 
 
 def _stored_sample(sample: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:

@@ -97,7 +97,7 @@ def suppress(boxes: Tensor, scores: Tensor, max_overlap: float) -> Tensor:
         max_overlap: intersection over union.
     """
     order = torch.argsort(scores, descending=True, stable=True)
-    shared = overlap(boxes[order], boxes[order]) > max_overlap
+    shared = (overlap(boxes[order], boxes[order]) > max_overlap).cpu()  # read one by one
     kept: list[int] = []
     for place in range(len(order)):
         if not any(bool(shared[place, other]) for other in kept):

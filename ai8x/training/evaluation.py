@@ -135,10 +135,18 @@ def describe(result: Evaluation) -> dict[str, Any]:
 
 
 def choose_device(config: TrainConfig) -> torch.device:
-    """A GPU where there is one, unless ``--cpu``."""
+    """A GPU where there is one, unless ``--cpu``.
+
+    Raises:
+        UserError: E0629 for the number of a GPU that is not there.
+    """
     if config.cpu or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", config.gpus or 0)))
+    number, count = int(os.environ.get("LOCAL_RANK", config.gpus or 0)), torch.cuda.device_count()
+    if number >= count:
+        raise user_error("E0629", "there is no such GPU", found=f"GPU {number}", allowed=f"0 to {count - 1}",
+                         help="give --gpus another number, start fewer processes, or use --cpu")
+    return torch.device("cuda", number)
 
 
 def load_parts(data: DataSpec, config: TrainConfig, *, integer: bool) -> Parts:

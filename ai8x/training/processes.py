@@ -124,19 +124,20 @@ class GatheredBatchNorm(nn.BatchNorm2d):
         """(N, C, ...) to the same."""
         if not self.training:
             return super().forward(input)
+        values = input.float()  # sums of bfloat16 would be too coarse
         axes = [0, *range(2, input.dim())]
-        count = input.new_tensor([input.numel() / input.shape[1]])
-        sums = torch.cat((input.sum(axes), (input * input).sum(axes), count))
+        count = values.new_tensor([input.numel() / input.shape[1]])
+        sums = torch.cat((values.sum(axes), (values * values).sum(axes), count))
         sums = _SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
         channels, total = input.shape[1], sums[-1].detach()
         mean = sums[:channels] / total
         variance = (sums[channels:-1] / total - mean * mean).clamp(min=0)
         self._remember(mean.detach(), variance.detach() * (total / (total - 1).clamp(min=1)))
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        result: Tensor = (input - mean.reshape(shape)) * torch.rsqrt(variance + self.eps).reshape(shape)
+        result: Tensor = (values - mean.reshape(shape)) * torch.rsqrt(variance + self.eps).reshape(shape)
         if self.weight is not None:
             result = result * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return result
+        return result.to(input.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

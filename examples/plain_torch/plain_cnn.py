@@ -47,7 +47,9 @@ def plaincnn(pretrained: bool = False, num_classes: int = 10, num_channels: int 
              dimensions: tuple[int, int] = (28, 28), **further: Any) -> nn.Module:
     """The converted model; train.py passes further arguments, which converted models do not need."""
     del pretrained, further
-    return ai8x.convert(PlainCnn(num_channels, num_classes), torch.zeros(1, num_channels, *dimensions))
+    example = torch.zeros(1, num_channels, *dimensions)
+    model: nn.Module = ai8x.convert(PlainCnn(num_channels, num_classes), example)
+    return model
 
 
 models = [{"name": "plaincnn", "min_input": 1, "dim": 2}]

@@ -112,8 +112,9 @@ class Score:
 
     def __str__(self) -> str:
         witnesses = Counter(finding.caught for finding in self.findings if finding.has_effect and finding.caught)
+        others = [finding for finding in self.findings if not finding.has_effect]
         return (f"{self.caught} of {self.effective} caught ({100 * self.share:.1f} %: {dict(witnesses)}), "
-                f"{len(self.findings) - self.effective} without effect")
+                f"{len(others)} without effect, {sum(bool(other.caught) for other in others)} of them noticed")
 
 
 # --- faults in programs -------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def networks() -> tuple[Subject, ...]:
 
 
 def assert_caught(score: Score, count: int) -> None:
-    """Nearly all that had an effect, and most had one."""
+    """Nearly all that had an effect, and a good part had one."""
     print(f"\n{score}")
     assert len(score.findings) == count
     assert score.effective >= LEAST_EFFECTIVE * count

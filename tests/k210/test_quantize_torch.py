@@ -102,7 +102,30 @@ def own_second_generation() -> nn.Module:
     return model
 
 
-MODELS = {"residual": (Residual, (3, 12, 12)), "sequential": (sequential, (3, 16, 16)), "rows": (rows, (4, 24)),
+def dilated() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=2, dilation=2), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.Conv2d(8, 6, (3, 1), padding="same", dilation=(3, 1)), nn.ReLU(),
+                         nn.Conv2d(6, 6, 3, dilation=2, stride=2, groups=6), nn.Flatten(), nn.Linear(6 * 16, 5))
+
+
+def dilated_rows() -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(4, 8, 3, padding=4, dilation=4), nn.ReLU(), nn.Conv1d(8, 6, 5, dilation=2),
+                         nn.AdaptiveAvgPool1d(4), nn.Flatten(), nn.Linear(24, 3))
+
+
+def slopes() -> nn.Sequential:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.PReLU(6), nn.MaxPool2d(2), nn.PReLU(6),
+                          nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.PReLU(6), nn.Conv2d(6, 4, 1), nn.PReLU(),
+                          nn.AdaptiveMaxPool2d((2, 4)), nn.Flatten(), nn.Linear(32, 5))
+    with torch.no_grad():
+        for module in model:
+            if isinstance(module, nn.PReLU):
+                module.weight.copy_(torch.linspace(0.1, 0.6, module.num_parameters))
+    return model
+
+
+MODELS = {"dilated": (dilated, (3, 12, 12)), "dilated rows": (dilated_rows, (4, 24)), "slopes": (slopes, (3, 8, 8)),
+          "residual": (Residual, (3, 12, 12)), "sequential": (sequential, (3, 16, 16)), "rows": (rows, (4, 24)),
           "own layers": (own_layers, (3, 16, 16)), "own, second generation": (own_second_generation, (3, 16, 16))}
 
 
@@ -119,6 +142,12 @@ def test_layers_read_from_a_model_compute_what_it_computes(name: str) -> None:
     assert np.allclose(found, expected, atol=2e-5)
     result = compare(quantize_model(read, planes), planes)
     assert result.outputs[0].cosine > 0.99
+
+
+def test_a_slope_for_each_channel_doubles_the_convolution_before_it() -> None:
+    read = float_model_from_torch(settled(slopes(), (3, 8, 8)), (3, 8, 8))
+    outputs = [len(layer.weights) for layer in read.layers if layer.op is FloatOp.CONV2D]
+    assert outputs == [12, 6, 12, 6, 6, 12, 6, 4]  # behind a pool and a depthwise layer: a layer of its own
 
 
 def test_model_in_training_mode_is_left_as_it_was() -> None:
@@ -146,8 +175,8 @@ class Calls(nn.Module):
 
 
 @pytest.mark.parametrize("model", [
-    nn.Conv2d(3, 4, 3, dilation=2), nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.PReLU(),
-    nn.MaxPool2d(3, ceil_mode=True), nn.AvgPool2d(3, padding=1, count_include_pad=False), nn.AdaptiveAvgPool2d(2),
+    nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.AdaptiveMaxPool2d(3),
+    nn.MaxPool2d(3, ceil_mode=True), nn.AvgPool2d(3, padding=1, count_include_pad=False), nn.AdaptiveAvgPool2d(5),
     nn.ConvTranspose2d(3, 4, 3), nn.LSTM(8, 8), Calls(lambda x: x * x), Calls(lambda x: x + 1.0),
     Calls(lambda x: torch.cat([x, x], dim=2)), Calls(lambda x: x.mean(1)), Calls(lambda x: x if x.sum() > 0 else -x),
     Calls(lambda x: F.softmax(x, dim=1)), own.Conv2d(3, 4, 1, activation="Abs"), own.Sub(),

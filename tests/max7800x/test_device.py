@@ -41,41 +41,6 @@ def test_reserved_bits_are_refused(register: Register) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "offset"),
-    [
-        ("CTRL", 0x000),
-        ("SRAM", 0x004),
-        ("LCNT_MAX", 0x008),
-        ("TEST", 0x00C),
-        ("RCNT", 0x010),
-        ("CCNT", 0x090),
-        ("ONED", 0x110),
-        ("PRCNT", 0x190),
-        ("PCCNT", 0x210),
-        ("STRIDE", 0x290),
-        ("WPTR_BASE", 0x310),
-        ("WPTR_TOFF", 0x390),
-        ("WPTR_MOFF", 0x410),
-        ("WPTR_CHOFF", 0x490),
-        ("RPTR_BASE", 0x510),
-        ("LCTRL0", 0x590),
-        ("MCNT", 0x610),
-        ("TPTR", 0x690),
-        ("EN", 0x710),
-        ("POST", 0x790),
-        ("STRM0", 0x810),
-        ("STRM1", 0x890),
-        ("FBUF", 0x910),
-        ("IFRM", 0x990),
-        ("LCTRL1", 0xA10),
-        ("MLAT", 0x1000),
-    ],
-)
-def test_register_offsets_are_those_of_section_2(name: str, offset: int) -> None:
-    assert MAX78000.quadrant.register(name).offset == offset
-
-
-@pytest.mark.parametrize(
     ("name", "fields", "word"),
     [
         ("SRAM", {"rmargin_en": 1, "rmargin": 3, "wneg_en": 1}, 0x40E),
@@ -98,7 +63,7 @@ def test_encodings_are_the_printed_words_of_sections_2_1_and_2_5(name: str, fiel
     assert MAX78000.quadrant.register(name).encode(**fields) == word
 
 
-def test_every_field_and_address_is_the_printed_one() -> None:
+def test_every_offset_field_and_address_is_the_printed_one() -> None:
     assert table_differences(MAX78000) == []
 
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from ai8x.max7800x.constraints import check_network
+from ai8x.max7800x.cycles import layer_cycles, work_from_geometry, work_from_layer
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.lower import LowerOptions, lower_network
 from ai8x.max7800x.placement import DataFormat, LayerPlacement, Placement
+from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.ir import Network
 from ai8x.network.reference import run_network
-from ai8x.verify_max78000 import verify_simulator
+from ai8x.verify_max78000 import run_program, verify_simulator
 
 from .lowering_examples import MAX_2X2, conv, linear, network_of, place, plan_of, program_of
 
@@ -48,6 +50,18 @@ def test_quadrant_g_holds_the_masks_of_slots_g_plus_multiples_of_four() -> None:
                 slot = 4 * mask + quadrant
                 expected = weights[slot, channel].reshape(-1) if slot < 10 else np.zeros(9)
                 assert rows[mask].tolist() == expected.tolist()
+
+
+def test_quadrants_compute_their_masks_at_the_same_time() -> None:
+    """Ten slots take the time of three; both counts of cycles, from the plan and from the registers, say so."""
+    network, placement = quad_network()
+    plan = plan_of(network, placement)
+    planned = [work_from_layer(*pair) for pair in zip(plan.layers, plan.kernels.kernels, strict=True)]
+    assert [work.slots for work in planned] == [3, 6]
+    accelerator = Accelerator(seed=1)
+    run_program(program_of(network, placement), accelerator)
+    decoded = [work_from_geometry(geometry) for geometry in accelerator.layer_geometry()]
+    assert [layer_cycles(work) for work in decoded] == [layer_cycles(work) for work in planned]
 
 
 def test_quad_bias_and_registers_are_those_of_every_quadrant() -> None:

@@ -15,7 +15,7 @@ from ai8x.network.ir import Network, TensorShape
 from ai8x.network.reference import run_network
 from ai8x.network.weights import parameters_from_state
 from ai8x.nn import blocks, modules
-from ai8x.nn.base import quantized_layers
+from ai8x.nn.base import quantized_layers, set_average_rounding
 from ai8x.nn.describe import describe_model
 from tests.nn.random_modules import random_case
 from tests.nn.test_export import Everything, integer_model
@@ -74,6 +74,15 @@ def test_a_plain_chain_is_written_as_people_write_it() -> None:
 - name: layer_0 op: conv2d kernel_size: 3x3 pad: 1 activate: ReLU
 - name: layer_2 op: conv2d max_pool: 2 pool_stride: 2 kernel_size: 1x1 pad: 0
 - name: layer_4 op: linear flatten: true output_width: 32"""
+
+
+def test_rounding_of_averages_is_said_in_the_header() -> None:
+    model = nn.Sequential(modules.AvgPool2d(2), modules.FusedMaxPoolConv2d(1, 1, 1))
+    for rounded in (False, True):
+        set_average_rounding(model, rounded=rounded)
+        description = describe_model(model, (1, 8, 8), name="n")
+        assert description.average_rounded is rounded
+        assert ("--avg-pool-rounding" in description.to_yaml()) is rounded
 
 
 def test_every_layer_has_a_comment_with_path_and_shapes() -> None:

@@ -1,5 +1,7 @@
 """Models in memory: calibrated, quantised, and the checkpoint that synthesis reads."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -59,10 +61,30 @@ def test_without_ranges_a_model_with_large_activations_saturates() -> None:
     plain, data = model(), batch()
     expected = plain(data)
     found = quantize_model(plain, arch="net").model(data * 128)
-    assert float((found - expected).square().mean() / expected.square().mean()) > 1e-2
+    assert ((found - expected).square().mean() / expected.square().mean()).item() > 1e-2
 
 
 def test_a_quantised_model_is_refused() -> None:
     done = quantize_model(model(), arch="net", batches=[batch()]).model
     with pytest.raises(ai8x.UserError, match="E0536"):
         quantize_model(done, arch="net", batches=[batch()])
+
+
+def test_equalisation_is_chosen_where_it_brings_integers_nearer() -> None:
+    torch.manual_seed(3)
+    plain = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    with torch.no_grad():  # channels between 1 and 1/1000: in one range the small ones would vanish
+        spread = torch.logspace(0, -3, 8)
+        plain[0].weight.mul_(spread.view(8, 1, 1, 1))
+        plain[0].bias.mul_(spread)
+        plain[2].weight.div_(spread.view(1, 8, 1, 1))
+    model, data = ai8x.convert(plain, torch.zeros(1, 1, 8, 8)), batch()
+    found = quantize_model(model, arch="net", batches=[data])
+    assert found.equalization > 0
+    once = copy.deepcopy(model)
+    calibrate(once, [data])
+    errors = []
+    for quantised in (found, quantize_model(once, arch="net")):
+        outputs = quantised.model(data * 128) / 128
+        errors.append((outputs - model(data)).square().mean().item())
+    assert errors[0] < errors[1] / 2

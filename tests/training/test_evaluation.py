@@ -106,6 +106,15 @@ def test_sample_beyond_the_test_part_is_refused(trained, capsys):
     assert "error[E0625]" in capsys.readouterr().err
 
 
+def test_only_the_first_of_several_processes_evaluates(trained, capsys, monkeypatch):
+    shown = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["--evaluate", trained["float"]]) == 0
+        shown.append(capsys.readouterr().out)
+    assert json.loads(shown[0].splitlines()[-1])["top1"] == trained["accuracy"]["float"]["test"] and shown[1] == ""
+
+
 def test_training_with_integers_is_refused(capsys):
     assert main(["-8", "--epochs", "1"]) == 2
     assert "error[E0621]" in capsys.readouterr().err

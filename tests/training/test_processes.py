@@ -121,5 +121,8 @@ def test_gathered_batchnorm_computes_what_torch_computes(tmp_path):
         assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-5)
         assert torch.allclose(own.running_var, other.running_var, atol=1e-6)
         assert torch.allclose(own.running_mean, other.running_mean, atol=1e-6)
+        far = (torch.randn(64, 3, 9, 9) + 20).bfloat16()  # a mean far from 0 leaves half precision nothing of the rest
+        half, exact = GatheredBatchNorm(3), torch.nn.BatchNorm2d(3)
+        assert torch.allclose(half(far).float(), exact(far.float()), atol=0.02) and half(far).dtype is torch.bfloat16
     finally:
         torch.distributed.destroy_process_group()

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ai8x.errors import Source, user_error
 from ai8x.nn.base import ElementwiseModule, QuantizationAwareModule
+from ai8x.nn.trace import tensors_in
 from ai8x.nn.wrappers import evaluation_mode
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -128,7 +129,7 @@ class _Recorder(TorchFunctionMode):
         return nested
 
     def _append(self, target: nn.Module | str, arguments: tuple[Any, Any], result: Any, source: Source | None) -> None:
-        tensors = [t for t in _tensors(result)]
+        tensors = list(tensors_in(result))
         if not tensors:
             return
         args, kwargs = arguments
@@ -182,17 +183,6 @@ def _refs(nested: Any) -> Iterator[Ref]:
     elif isinstance(nested, (tuple, list)):
         for value in nested:
             yield from _refs(value)
-
-
-def _tensors(nested: Any) -> Iterator[Tensor]:
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, Mapping):
-        for value in nested.values():
-            yield from _tensors(value)
-    elif isinstance(nested, (tuple, list)) and not isinstance(nested, torch.Size):
-        for value in nested:
-            yield from _tensors(value)
 
 
 def output_refs(nested: Any) -> tuple[Ref, ...]:

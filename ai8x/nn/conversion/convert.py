@@ -5,8 +5,6 @@ Source: spec/ai8x-training.md sections 3 (layers) and 7 (float training without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +19,7 @@ from ai8x.nn.conversion.model import ConversionReport, ConvertedModel
 from ai8x.nn.conversion.reading import read_graph
 from ai8x.nn.conversion.rewrite import rewrite
 from ai8x.nn.conversion.rewriting import Rewriting
+from ai8x.nn.trace import tensors_in
 from ai8x.nn.wrappers import evaluation_mode
 
 RELATIVE_TOLERANCE = 1e-4
@@ -87,21 +86,10 @@ def _check_equality(module: nn.Module, model: ConvertedModel, example: Tensor) -
     generator = torch.Generator().manual_seed(0)
     sample = torch.rand(example.shape, generator=generator).mul(2).sub(1).to(example)
     with evaluation_mode(module), evaluation_mode(model):
-        pairs = list(zip(_flat(module(sample)), _flat(model(sample)), strict=True))
+        pairs = list(zip(tensors_in(module(sample)), tensors_in(model(sample)), strict=True))
     for expected, found in pairs:
         limit = RELATIVE_TOLERANCE * max(1.0, float(expected.abs().max()))
         difference = float((expected - found).abs().max())
         if expected.shape != found.shape or not difference <= limit:
             raise RuntimeError(f"the converted model differs from the original by {difference}; please report this "
                                "with the model")
-
-
-def _flat(nested: object) -> Iterator[Tensor]:
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, dict):
-        for value in nested.values():
-            yield from _flat(value)
-    elif isinstance(nested, (tuple, list)):
-        for value in nested:
-            yield from _flat(value)
