@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import reprlib
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -275,7 +276,7 @@ def _shape(path: Path, value: Any) -> tuple[int, ...] | None:
         return None
     if isinstance(value, (list, tuple)) and 2 <= len(value) <= 3 and all(type(v) is int and v > 0 for v in value):
         return tuple(value)
-    raise _refusal("E0506", path, "key 'input_shape' is no shape", found=str(value)[:60],
+    raise _refusal("E0506", path, "key 'input_shape' is no shape", found=reprlib.repr(value)[:60],
                    allowed="(channels, height, width) or (channels, length)")
 
 

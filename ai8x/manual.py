@@ -28,7 +28,7 @@ from ai8x.k210 import device as k210_device
 from ai8x.k210.constraints import rule_text
 from ai8x.manual_codes import codes_in
 from ai8x.manual_errors import error_page, error_pages, uses
-from ai8x.manual_schema import schema_text
+from ai8x.manual_schema import errors_schema, network_schema, schema_text
 from ai8x.manual_text import NOTICE, page, rule_of, table
 from ai8x.max7800x.constraints import RULES
 from ai8x.max7800x.device import LAYER_REGISTERS, MAX78000, STREAM_REGISTERS
@@ -337,7 +337,8 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "limits-k210.md": limits_k210_page,
     "registers-max78000.md": registers_max78000_page,
     "registers-k210.md": registers_k210_page,
-    "network.schema.json": lambda: schema_text(KEY_MEANINGS),
+    "network.schema.json": lambda: schema_text(network_schema(KEY_MEANINGS)),
+    "errors.schema.json": lambda: schema_text(errors_schema()),
 }
 """File below `REFERENCE` -> what makes it."""
 

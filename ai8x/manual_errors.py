@@ -63,9 +63,8 @@ def index_page() -> str:
         "a page; `python -m ai8x.manual E0312` prints it. `…` stands for a name or a number. `I0001` is a defect of "
         "ai8x: its message names a log file to report.", "",
         "Exit status: " + ", ".join(f"{status.value} {_status_words(status)}" for status in ExitStatus) + ".", "",
-        "`--json-errors` prints the same on standard error as one JSON list of objects with the keys "
-        "`level` (error, warning or notice), `code`, `message`, `file`, `line`, `column`, `layer`, `layer_index`, "
-        "`found`, `allowed` and `help`; what is not known is null. Lines, columns and nothing else count from 1.",
+        "`--json-errors` prints the same on standard error as one JSON list; "
+        "[errors.schema.json](../errors.schema.json) describes it.",
     ]
     for prefix, title in RANGES:
         rows = [(f"[{code}]({code}.md)", _first_message(group)) for code, group in uses().items()

@@ -285,7 +285,7 @@ layers:
   kernel_size: 3x3
   pad: 1
 """,
-        arguments=("--samples=-1",),
+        arguments=("--samples", "-1"),
     ),
     "E0501": Example(
         cause="The checkpoint is not where the command line says.",

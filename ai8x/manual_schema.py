@@ -2,7 +2,7 @@
 
 Made from the tables of `ai8x.network.yaml_keys`, of which every reader carries its own schema. An editor that has this
 schema marks unknown keys, wrong kinds and values out of range while one types; what depends on other layers or on the
-chip is found by synthesize.py. Start at `network_schema`.
+chip is found by synthesize.py. Start at `network_schema`; `errors_schema` describes what ``--json-errors`` prints.
 """
 
 from __future__ import annotations
@@ -42,13 +42,30 @@ def network_schema(meanings: Mapping[str, str]) -> Schema:
     }
 
 
-def schema_text(meanings: Mapping[str, str]) -> str:
-    """The schema as a file.
+def errors_schema() -> Schema:
+    """The schema of what ``--json-errors`` prints; parts are added, never renamed or removed."""
+    text, number = {"type": ["string", "null"]}, {"type": ["integer", "null"], "minimum": 0}
+    properties = {
+        "level": {"enum": ["error", "warning", "notice"], "description": "an error stops the command"},
+        "code": {"type": "string", "pattern": "^[EWI][0-9]{4}$", "description": "never reused; each has a page"},
+        "message": {"type": "string", "description": "one sentence"},
+        "file": text | {"description": "as typed on the command line"},
+        "line": number | {"description": "from 1; 0 where the file as a whole is meant"},
+        "column": number | {"description": "from 1; 0 likewise"},
+        "layer": text | {"description": "name of the layer"},
+        "layer_index": number | {"description": "number of the layer, from 0"},
+        "found": text | {"description": "the value that is wrong"},
+        "allowed": text | {"description": "the rule"},
+        "help": text | {"description": "what to do"},
+    }
+    return {"$schema": DIALECT, "title": "Output of --json-errors", "type": "array",
+            "items": {"type": "object", "properties": properties, "required": list(properties),
+                      "additionalProperties": False}}
 
-    Args:
-        meanings: as for `network_schema`.
-    """
-    return json.dumps(network_schema(meanings), indent=1, ensure_ascii=False) + "\n"
+
+def schema_text(schema: Schema) -> str:
+    """A schema as a file."""
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def _mapping(table: Mapping[str, Key], meanings: Mapping[str, str],

@@ -44,11 +44,10 @@ def chip_report(network: Network, plan: LoweringPlan, files: Mapping[str, int],
     total = network_cycles(works)
     rows = tuple(_layer_row(layer, layer_cycles(work), clock_hz)
                  for layer, work in zip(plan.layers, works, strict=True))
-    streaming = any(layer.streaming for layer in plan.layers)
     memory = data_memory_map(network, plan)
     return ChipReport(
         target=TARGET, title=plan.device.name.upper(), clock_hz=clock_hz, layers=rows, total_cycles=total,
-        total_time_us=predicted_time_us(total, clock_hz), timing_note=_timing_note(streaming),
+        total_time_us=predicted_time_us(total, clock_hz), timing_note=_timing_note(plan.layers[0]),
         peak_macs_per_cycle=PROCESSORS * MACS_PER_PROCESSOR, memory_maps=(memory,),
         resources=resources(plan, memory), plan_peak=memory.peak, plan_lower_bound=memory.lower_bound,
         unverified=(*unverified_facts(network), *project_facts(plan, project)), files=files)
@@ -161,13 +160,15 @@ def _layer_row(layer: HardwareLayer, cycles: int, clock_hz: int) -> ChipLayer:
     return ChipLayer(
         index=layer.index, name=layer.name, unit="CNN", processors=format_map(layer.processors), cycles=cycles,
         time_us=cycles / clock_hz * 1e6, utilisation=layer.layer.macs / (cycles * peak),
-        num_processors=layer.active_processors.bit_count(), rough=layer.streaming or layer.quad)
+        num_processors=layer.active_processors.bit_count(), rough=layer.streaming or layer.fifo_input)
 
 
-def _timing_note(streaming: bool) -> str:
-    if streaming:
+def _timing_note(first: HardwareLayer) -> str:
+    if first.streaming:
         return ("streaming layers: the vendor's estimate, 16 to 25 % above measured networks; the CPU that feeds the "
                 "FIFO may take longer")
+    if first.fifo_input:
+        return "estimated without waiting for the input: the CPU that feeds the FIFO may take longer"
     return "estimated; within 1 us of five networks measured on silicon, start and interrupt (6.7 us) included"
 
 

@@ -219,11 +219,11 @@ def _run_targets(inputs: Inputs, options: SynthesisOptions, folder: Path, announ
 
 def _refused_result(refused: TargetRefused) -> TargetResult:
     """What the report says about a target that refuses the network."""
-    title = TITLES[refused.target]
+    title, count = TITLES[refused.target], len(refused.diagnostics)
     headline = Diagnostic(
         code="W0468", level="warning", message=f"the network does not fit the {title}: nothing is generated for it",
-        found=f"{len(refused.diagnostics)} findings, below", allowed="a network that each target takes",
-        help="write --target all to make this an error")
+        found="the finding below" if count == 1 else f"the {count} findings below",
+        allowed="a network that each target takes", help="write --target all to make this an error")
     verdicts = tuple(Verdict(witness=witness, skipped=f"the network does not fit the {title}")
                      for witness in TARGET_WITNESSES[refused.target])
     return TargetResult(verdicts=verdicts, chip=refused_chip(refused.target, refused.error),

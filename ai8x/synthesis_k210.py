@@ -21,7 +21,7 @@ from ai8x.k210.step_times import model_milliseconds
 from ai8x.report_k210 import chip_report
 from ai8x.synthesis import TARGET_WITNESSES, Announce, Inputs, SynthesisOptions, TargetResult
 from ai8x.verify import Verdict
-from ai8x.verify_k210 import compare_kmodel, visible_tensor
+from ai8x.verify_k210 import compare_kmodel, memory_difference, visible_tensor
 from ai8x.virtual.k210_verify import verify_kpu_firmware
 
 KMODEL_NAME = "model.kmodel"
@@ -88,6 +88,8 @@ def verify(inputs: Inputs, lowered: LoweredModel, run: KmodelRun, folder: Path,
     """Verdicts of the KPU simulator and of the runner's machine code."""
     announce("k210: comparing the kmodel on the KPU simulator")
     kmodel = compare_kmodel(inputs.network, lowered, run, inputs.sample.values, inputs.trace)
+    if not kmodel.is_different and (difference := memory_difference(lowered, inputs.sample.values, run)):
+        kmodel = Verdict(witness=kmodel.witness, difference=difference)
     announce("k210: compiling the runner and running it on the virtual board")
     return kmodel, verify_kpu_firmware(folder, lowered, run)
 

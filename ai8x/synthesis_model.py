@@ -132,11 +132,11 @@ def synthesize(model: nn.Module | str | Path, checkpoint: State = None, *, out: 
     if isinstance(model, nn.Module):
         shape = input_shape or _sample_shape(further.get("sample"))
         prepared = prepare_module(unwrap_model(model), _checkpoint(checkpoint), request, shape)
-    elif isinstance(model, Path):
+    elif isinstance(model, Path) or model.endswith((".yaml", ".yml")):
         stored = _checkpoint(checkpoint)
         if stored is None:
             raise _nothing_to_synthesise("a network file needs a checkpoint")
-        return run_synthesis(SynthesisOptions(network=model, checkpoint=stored, **further), announce)
+        return run_synthesis(SynthesisOptions(network=Path(model), checkpoint=stored, **further), announce)
     else:
         prepared = prepare_model(replace(request, name=model), _checkpoint(checkpoint),
                                  analyze=bool(options.get("analyze")))

@@ -276,7 +276,8 @@ def run_make(folder: Path, arguments: list[str]) -> str:
         if excess := _overflow(output):
             raise user_error("E0424", excess, found=_excerpt(output).splitlines()[-1].strip(),
                              allowed="program, weights and sample within the chip's memories",
-                             help="make a smaller sample with --synthesize-input 0x010203, or use fewer weight bits")
+                             help="shrink the sample: --fifo --synthesize-input 0x010203; or add --no-verify and let "
+                                  "your program fill the input instead of the sample")
         raise user_error("E0804", "the firmware does not build", source=Source(file=str(folder)),
                          found="\n" + _excerpt(output), help="repair the first message, then run make in that folder")
     return done.stdout

@@ -25,6 +25,8 @@ from ai8x.verify import Verdict
 from ai8x.verify_k210_inexact import BeyondBound, following_trace
 
 WITNESS = "kmodel"
+SECOND_SEED = 0x5EED
+"""Of the memories' contents before a second run."""
 
 
 def verify_kmodel(network: Network, lowered: LoweredModel, sample: NDArray[Any], trace: Trace) -> Verdict:
@@ -65,6 +67,25 @@ def compare_kmodel(network: Network, lowered: LoweredModel, run: KmodelRun, samp
             seen = " (seen through the pooling of the next layer)" if result.pool else ""
             return Verdict(witness=WITNESS, difference=f"{difference}{seen}")
     return Verdict(witness=WITNESS)
+
+
+def memory_difference(lowered: LoweredModel, sample: NDArray[Any], run: KmodelRun) -> str:
+    """What depends on the contents that the memories happened to have; empty if nothing does.
+
+    Args:
+        lowered: the kmodel.
+        sample: int8 array (C, H, W).
+        run: of the kmodel on the sample, by `run_kmodel` with another seed than `SECOND_SEED`.
+    """
+    other = run_kmodel(lowered.data, lowered.image(sample), seed=SECOND_SEED)
+    for index, found in other.layers.items():
+        wrong = found != run.layers[index]
+        if index in run.undefined:
+            wrong &= ~run.undefined[index]
+        if wrong.any():
+            return f"kmodel layer {index} '{lowered.steps[index].name}' depends on what the memories held before"
+    equal = all(np.array_equal(a, b) for a, b in zip(run.outputs, other.outputs, strict=True))
+    return "" if equal else "an output depends on what the memories held before"
 
 
 def visible_tensor(lowered: LoweredModel, run: KmodelRun, result: LayerResult,

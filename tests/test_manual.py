@@ -147,7 +147,8 @@ def test_codes_of_a_rule_include_those_of_its_helpers() -> None:
 
 
 ONE_MEANING_IN_SEVERAL_MODULES = {
-    "E0101", "E0204", "E0205", "E0235", "E0239", "E0240", "E0463", "E0520", "E0701", "E0801", "E0805", "E0806",
+    "E0101", "E0204", "E0205", "E0235", "E0239", "E0240", "E0463", "E0520", "E0701", "E0761", "E0762", "E0763", "E0801",
+    "E0805", "E0806",
 }
 """Reviewed: different words for the same finding."""
 
@@ -169,7 +170,7 @@ def test_no_code_means_two_things() -> None:
 def test_every_code_has_a_page_in_the_list() -> None:
     index = index_page()
     assert all(f"[{code}]({code}.md)" in index for code in uses())
-    assert index.count("](") == len(uses())
+    assert index.count(".md)") == len(uses())
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
@@ -180,7 +181,7 @@ def test_an_example_prints_its_code_and_no_other(code: str) -> None:
     assert told.count("  help:    ") == len(re.findall(r"(?:error|warning|notice)\[", told))
     if code.startswith("E"):
         assert "  found:   " in told and "  allowed: " in told
-    assert "/tmp" not in told  # noqa: S108 - a place that differs from run to run
+    assert "/tmp" not in told
 
 
 def test_examples_cover_what_network_files_and_their_synthesis_meet() -> None:

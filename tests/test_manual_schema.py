@@ -11,8 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from ai8x import manual
-from ai8x.errors import UserError
-from ai8x.manual_schema import network_schema
+from ai8x.errors import Diagnostic, Source, UserError
+from ai8x.manual_schema import errors_schema, network_schema
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.placement import place_network
 from ai8x.network.build import build_network
@@ -129,6 +129,18 @@ def test_completion_has_a_text_for_every_key() -> None:
     assert set(properties) == set(LAYER_KEYS)
     assert all(entry["description"] for entry in properties.values())
     assert properties["operation"]["description"].startswith("the same as op: ")
+
+
+def test_errors_as_json_follow_their_schema() -> None:
+    schema = errors_schema()
+    Draft202012Validator.check_schema(schema)
+    source = Source(file="net.yaml", line=3, column=4, text="x")
+    full = Diagnostic(code="E0312", message="m", source=source, layer="a", layer_index=0, found="f", allowed="a",
+                      help="h")
+    for items in ([full], [Diagnostic(code="W0303", message="m", level="notice")], []):
+        assert not list(Draft202012Validator(schema).iter_errors([item.to_json() for item in items]))
+    assert list(full.to_json()) == schema["items"]["required"]
+    assert list(Draft202012Validator(schema).iter_errors([{"code": "E1"}]))
 
 
 DEFAULTS = {key.name: key.default for key in LAYER_KEYS.values() if key.default is not None}

@@ -1,6 +1,8 @@
 """Models instead of network files: by name, and as modules of a notebook."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +111,7 @@ def test_the_written_file_gives_the_same_project_as_the_model(tmp_path: Path) ->
     checkpoint = write_digitsnet(tmp_path / "d.pth.tar")
     options = {"verify": False, "targets": "max78000"}
     one = ai8x.synthesize("digitsnet", checkpoint, out=tmp_path / "one", **options)
-    two = ai8x.synthesize(one.folder / DESCRIPTION_NAME, checkpoint, out=tmp_path / "two", **options)
+    two = ai8x.synthesize(str(one.folder / DESCRIPTION_NAME), checkpoint, out=tmp_path / "two", **options)
     for path in (one.folder / "max78000").rglob("*.[ch]"):
         assert (two.folder / path.relative_to(one.folder)).read_bytes() == path.read_bytes(), path.name
 
@@ -166,7 +168,7 @@ def test_a_checkpoint_that_is_not_quantised_is_refused_with_the_command(tmp_path
 
 
 def test_a_name_without_checkpoint_needs_an_analysis(tmp_path: Path) -> None:
-    for model in ("digitsnet", Path("d.yaml")):
+    for model in ("digitsnet", "d.yaml", Path("d.yaml")):
         with pytest.raises(UserError, match="E0295"):
             ai8x.synthesize(model, out=tmp_path / "out")
 
@@ -313,3 +315,9 @@ def test_rounding_of_averages_is_the_models_own() -> None:
         set_average_rounding(model, rounded=rounded)
         prepared = prepare_module(model, checkpoint, ModelRequest(), (3, 12, 12))
         assert prepared.options(out=Path()).average_rounded is rounded
+
+
+def test_importing_the_package_stays_light() -> None:
+    code = "import sys, ai8x\nassert hasattr(ai8x, '__version__')\nassert not {'torch', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

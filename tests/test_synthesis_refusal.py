@@ -95,7 +95,9 @@ def test_a_map_that_exceeds_the_kpu_memory_names_its_tensors(tmp_path: Path) -> 
     refusal = chip["refusal"]
     assert refusal["findings"][0]["code"] == "E0450"
     assert {use["layer"] for use in refusal["consumers"]} == {"conv0", "conv1"}
-    assert "of 32768 lines" in refusal["remedies"][0]["effect"]
+    assert 1 <= len(refusal["remedies"]) <= 3
+    for remedy in refusal["remedies"]:
+        assert 0 < int(re.search(r"about (\d+) of 32768 lines", remedy["effect"])[1]) <= 32768  # type: ignore[index]
 
 
 def test_an_earlier_output_survives_a_refusal(tmp_path: Path) -> None:

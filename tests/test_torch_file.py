@@ -301,15 +301,17 @@ def test_both_readers_refuse_the_same(tmp_path: Path, payload: object, code: str
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_descriptions_that_multiply_are_refused(tmp_path: Path, training: bool) -> None:
+@pytest.mark.parametrize("key", ["extras", "input_shape", "labels", "epoch", "sample"])
+def test_descriptions_that_multiply_are_refused(tmp_path: Path, key: str, training: bool) -> None:
     nested: list[object] = []
     for _ in range(40):
         nested = [nested, nested]
     path = tmp_path / "x.pth.tar"
-    path.write_bytes(saved({"state_dict": {"a.op.weight": torch.ones(1)}, "extras": {"x": nested}}))
+    value = {"x": nested} if key == "extras" else nested
+    path.write_bytes(saved({"state_dict": {"a.op.weight": torch.ones(1)}, key: value}))
     with pytest.raises(UserError) as caught:
         read_checkpoint(path, training=training)
-    assert caught.value.diagnostics[0].code == "E0506"
+    assert caught.value.diagnostics[0].code == ("E0507" if key == "sample" else "E0506")
 
 
 def test_pickles_of_higher_protocols_are_read() -> None:

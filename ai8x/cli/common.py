@@ -48,11 +48,15 @@ def run_main(body: Callable[[], int | None], *, debug: bool = False, json_errors
 
 
 def print_diagnostics(diagnostics: Sequence[Diagnostic], *, json_errors: bool = False) -> None:
-    """Diagnostics on standard error, as text or as one JSON list."""
+    """Diagnostics on standard error, as text or as one JSON list (docs/reference/errors.schema.json)."""
     if json_errors:
         print(json.dumps([d.to_json() for d in diagnostics]), file=sys.stderr)
-    else:
-        print(format_diagnostics(diagnostics), file=sys.stderr)
+        return
+    print(format_diagnostics(diagnostics), file=sys.stderr)
+    codes = list(dict.fromkeys(item.code for item in diagnostics if item.level == "error"))
+    if codes and sys.stderr.isatty():  # for people only: scripts read what stands above
+        which = "this error" if len(codes) == 1 else "the first error"
+        print(f"\nmore about {which}: python -m ai8x.manual {codes[0]}", file=sys.stderr)
 
 
 def _internal_error_text(error: Exception) -> str:

@@ -36,13 +36,14 @@ def check_memories(network: Network, lowered: LoweredSteps, kpu: MemoryPlan, mai
         step = fullest_step(plan)
         consumers += [Consumer(memory=memory, layer=label(b, names), amount=b.size, unit=unit)
                       for b in sorted(_live(plan, step), key=lambda b: -b.size)[:_SHOWN]]
-        remedies.append(_remedy(plan, step, names, unit))
+        own = _remedies(plan, step, names, unit)
+        remedies += own
         found.append(Diagnostic(
             code=code, message=f"k210: '{network.name}' does not fit the {memory}",
             found=f"{plan.peak} {unit}; at step {step} '{_step_name(lowered, step)}' live: "
                   f"{live_at(plan, step, names)}",
             allowed=f"{plan.capacity} {unit} (no order of placing needs less than {plan.lower_bound})",
-            help=remedies[-1].action))
+            help=own[0].action))
     if found:
         raise DoesNotFit(found, consumers=tuple(consumers), remedies=tuple(remedies))
 
@@ -83,20 +84,31 @@ def _step_name(lowered: LoweredSteps, step: int) -> str:
     return lowered.steps[step].name if 0 <= step < len(lowered.steps) else "input"
 
 
-def _remedy(plan: MemoryPlan, step: int, names: Mapping[str, str], unit: str) -> Remedy:
-    """The smallest change that would do: shrink the largest tensor of the fullest step."""
+def _remedies(plan: MemoryPlan, step: int, names: Mapping[str, str], unit: str) -> list[Remedy]:
+    """Changes that would do, the smallest first; what they leave of the fullest step is computed, not planned."""
     live = _live(plan, step)
     largest = max(live, key=lambda b: b.size)
     needed = sum(b.size for b in live)
     excess = max(plan.lower_bound, plan.peak) - plan.capacity
     name = label(largest, names)
-    if excess >= largest.size:
-        return Remedy(action=f"halve the height and width of the first layers; '{name}' alone is not enough",
-                      effect=f"the fullest step then needs about {needed // 4} of {plan.capacity} {unit}")
-    keep = 100 * (largest.size - excess) // largest.size
-    return Remedy(action=f"reduce the channels of '{name}' to {keep} % of what they are, or pool before it",
-                  effect=f"the fullest step then needs about {needed - largest.size + keep * largest.size // 100} of "
-                         f"{plan.capacity} {unit}")
+
+    def effect(size: int) -> str:
+        return f"the fullest step then needs about {size} of {plan.capacity} {unit}"
+
+    found = []
+    if excess < largest.size:
+        keep = 100 * (largest.size - excess) // largest.size
+        found.append(Remedy(action=f"reduce the channels of '{name}' to {keep} % of what they are, or pool before it",
+                            effect=effect(needed - largest.size + keep * largest.size // 100)))
+    alone = "" if found else f"; '{name}' alone is not enough"
+    halved = Remedy(action=f"halve the height and width of the first layers{alone}", effect=effect(needed // 4))
+    if needed // 4 <= plan.capacity or not found:
+        found.append(halved)
+    share = 100 * plan.capacity // needed
+    if 0 < share < 100:
+        found.append(Remedy(action=f"multiply the channels of all hidden layers by {share / 100}",
+                            effect=effect(share * needed // 100)))
+    return found
 
 
 def check_budget(network: Network, file_bytes: int, main_bytes: int) -> None:

@@ -33,7 +33,8 @@ _BATCH = 8
 _SMALLEST_SPAN = 1e-9
 
 SHARING = frozenset({FloatOp.MAX_POOL2D, FloatOp.GLOBAL_MAX_POOL2D, FloatOp.AVERAGE_POOL2D, FloatOp.CONCAT,
-                     FloatOp.FLATTEN, FloatOp.RESHAPE, FloatOp.ZERO_PAD2D, FloatOp.DEQUANT})
+                     FloatOp.FLATTEN, FloatOp.RESHAPE, FloatOp.RESIZE_NEAREST, FloatOp.ZERO_PAD2D,
+                     FloatOp.DEQUANT})
 """Layers whose result has the scale of what they read."""
 
 

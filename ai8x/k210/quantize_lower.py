@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ai8x.k210.activation import LINEAR, ActivationKind
 from ai8x.k210.device import K210
 from ai8x.k210.frames import KERNEL_TAPS
-from ai8x.k210.kmodel_layers import AveragePool2d, Softmax
+from ai8x.k210.kmodel_layers import AveragePool2d, QuantizedResizeNearestNeighbor, Softmax
 from ai8x.k210.parameters import ZERO_POINT
 from ai8x.k210.quantize_calibration import TensorQuantization
 from ai8x.k210.quantize_conv import ConvGeometry, averaging_weights, convolved, max_pooled, maximum
@@ -153,6 +153,26 @@ def _softmax(walk: Walk, index: int, layer: FloatLayer) -> Value:
         FloatStep(name=layer.name, layer=index, source=source, target=target, body=body)))
 
 
+def _resized(walk: Walk, index: int, layer: FloatLayer) -> Value:
+    """QUANTIZED_RESIZE_NEAREST_NEIGHBOR, whose float32 indices have to be those of the exact quotients."""
+    shape, out = walk.model.shape_of(layer.inputs[0]), walk.model.shapes[index]
+    for old, new in ((shape.height, out.height), (shape.width, out.width)):
+        cells = np.arange(new)
+        quotients = np.floor(cells.astype(np.float32) * (np.float32(old) / np.float32(new))).astype(np.int64)
+        if not np.array_equal(np.minimum(quotients, old - 1), cells * old // new):
+            raise NoForm(f"resizing {old} cells to {new} rounds otherwise in the runner's float32")
+
+    def body(source_address: int, target_address: int) -> QuantizedResizeNearestNeighbor:
+        return QuantizedResizeNearestNeighbor(
+            input=source_address, output=target_address, input_width=shape.width, input_height=shape.height,
+            channels=shape.channels, output_width=out.width, output_height=out.height, align_corners=0)
+
+    source = walk.builder.main_of(walk.tensor(layer.inputs[0], index), walk.carrier(index))
+    target = walk.builder.new_buffer(out.numel)
+    walk.builder.append_float(FloatStep(name=layer.name, layer=index, source=source, target=target, body=body))
+    return walk.byte_value(index, Tensor(shape=out, main=target))
+
+
 def _dequant(walk: Walk, index: int, layer: FloatLayer) -> Value:
     return walk.float_value(index, walk.floats(layer.inputs[0], index))
 
@@ -235,5 +255,6 @@ _HANDLERS: Mapping[FloatOp, Handler] = {
     FloatOp.AVERAGE_POOL2D: _average_pool, FloatOp.GLOBAL_MAX_POOL2D: _global_max,
     FloatOp.GLOBAL_AVERAGE_POOL2D: _global_average, FloatOp.ADD: _add, FloatOp.CONCAT: _concat,
     FloatOp.FLATTEN: _reshape, FloatOp.RESHAPE: _reshape, FloatOp.ZERO_PAD2D: _zero_pad,
-    FloatOp.ACTIVATION: _activation, FloatOp.DEQUANT: _dequant, FloatOp.SOFTMAX: _softmax,
+    FloatOp.RESIZE_NEAREST: _resized, FloatOp.ACTIVATION: _activation, FloatOp.DEQUANT: _dequant,
+    FloatOp.SOFTMAX: _softmax,
 }

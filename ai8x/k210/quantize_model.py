@@ -42,6 +42,7 @@ class FloatOp(enum.Enum):
     CONCAT = "Concat"
     FLATTEN = "Flatten"
     RESHAPE = "Reshape"
+    RESIZE_NEAREST = "ResizeNearest"
     ZERO_PAD2D = "ZeroPad2d"
     ACTIVATION = "Activation"
     DEQUANT = "Dequant"
@@ -86,7 +87,7 @@ class FloatLayer:
         padding: zeros around the input of a convolution or ZeroPad2d; cells that a pooling adds (zeros for means,
             nothing for maxima).
         activation: at the end of Conv2d, Dense, Add and Activation.
-        shape: result of a Reshape.
+        shape: result of a Reshape or a ResizeNearest.
     """
 
     name: str
@@ -272,6 +273,13 @@ def _reshape_shape(layer: FloatLayer, operands: list[TensorShape]) -> TensorShap
     return layer.shape
 
 
+def _resized_shape(layer: FloatLayer, operands: list[TensorShape]) -> TensorShape:
+    (shape,) = operands
+    if layer.shape is None or layer.shape.channels != shape.channels:
+        raise ValueError(f"{shape} resized to {layer.shape}")
+    return layer.shape
+
+
 def _padded_shape(layer: FloatLayer, operands: list[TensorShape]) -> TensorShape:
     (shape,) = operands
     top, bottom, left, right = layer.padding
@@ -290,6 +298,7 @@ _SHAPES: Mapping[FloatOp, Callable[[FloatLayer, list[TensorShape]], TensorShape]
     FloatOp.AVERAGE_POOL2D: _pool_shape, FloatOp.GLOBAL_MAX_POOL2D: _global_shape,
     FloatOp.GLOBAL_AVERAGE_POOL2D: _global_shape, FloatOp.ADD: _add_shape, FloatOp.CONCAT: _concat_shape,
     FloatOp.FLATTEN: _flat_shape, FloatOp.RESHAPE: _reshape_shape, FloatOp.ZERO_PAD2D: _padded_shape,
+    FloatOp.RESIZE_NEAREST: _resized_shape,
     FloatOp.ACTIVATION: _same_shape, FloatOp.DEQUANT: _same_shape, FloatOp.SOFTMAX: _same_shape,
 }
 

@@ -98,6 +98,15 @@ def _add(layer: FloatLayer, operands: list[FloatArray]) -> FloatArray:
     return _finished(layer, np.sum(operands, axis=0))
 
 
+def _resized(layer: FloatLayer, operands: list[FloatArray]) -> FloatArray:
+    """Nearest cells: row ``floor(row * rows in / rows out)``, columns alike."""
+    assert layer.shape is not None
+    x = operands[0]
+    rows, columns = (np.arange(new) * old // new for new, old in
+                     zip((layer.shape.height, layer.shape.width), x.shape[2:], strict=True))
+    return np.asarray(x[:, :, rows][..., columns])
+
+
 def _same(layer: FloatLayer, operands: list[FloatArray]) -> FloatArray:
     return operands[0]
 
@@ -113,6 +122,7 @@ _LAYERS: Mapping[FloatOp, Callable[[FloatLayer, list[FloatArray]], FloatArray]] 
     FloatOp.CONCAT: lambda layer, operands: np.concatenate(operands, axis=1),
     FloatOp.FLATTEN: _same,
     FloatOp.RESHAPE: _same,
+    FloatOp.RESIZE_NEAREST: _resized,
     FloatOp.ZERO_PAD2D: lambda layer, operands: _bordered(operands[0], layer.padding),
     FloatOp.ACTIVATION: lambda layer, operands: _finished(layer, operands[0]),
     FloatOp.DEQUANT: _same,

@@ -373,7 +373,7 @@ def _describe(layer: Layer, place: LayerPlacement, *, fifo_input: bool) -> Hardw
         kernel_columns=conv.kernel[1],
         pad_rows=conv.padding[0],
         pad_columns=conv.padding[1],
-        weights=_dense_weights(layer),
+        weights=dense_weights(layer),
         bias=bias,
         flatten=layer.flatten,
         lead_pixels=0,
@@ -393,7 +393,7 @@ def _hardware_op(op: Op) -> HardwareOp:
     }[op]
 
 
-def _dense_weights(layer: Layer) -> NDArray[Any] | None:
+def dense_weights(layer: Layer) -> NDArray[Any] | None:
     """Weights of a grouped convolution with zeros for the other groups' channels; others unchanged.
 
     Source:

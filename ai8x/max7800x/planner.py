@@ -225,9 +225,9 @@ def _attempt(request: _Request) -> PlannedNetwork | None:
 
 
 def _is_hopeless(failures: Sequence[Failure]) -> bool:
-    """Whether the weights exceed all memories together: no other input or copy changes that."""
+    """Whether weights or biases exceed all memories together: no other input or copy changes that."""
     last = failures[-1]
-    return last.found is not None and not Evaluator(last.problem).weights_may_fit(last.found.maps)
+    return last.found is not None and not Evaluator(last.problem).parameters_may_fit(last.found.maps)
 
 
 def _unplaced(hint: PlacementHint) -> PlacementHint:

@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ai8x.max7800x.placement import DataFormat
+import numpy as np
+
+from ai8x.max7800x.geometry import dense_weights
+from ai8x.max7800x.placement import LANES, DataFormat
 from ai8x.network.ir import NETWORK_INPUT, ConvSpec, Layer, Network, Op, TensorShape
 from ai8x.network.pairing import UNIT_OUTPUT_SHIFT, UNIT_WEIGHT_BITS, unit_weights
 from ai8x.network.yaml_file import PlacementHint
@@ -63,6 +66,7 @@ class Draft:
         file_index: by layer of `network`, its number in the file; None for a helper.
         compact: names of layers whose output must lie without gaps, so that helpers can read it.
         converted: names of pass layers of the file that run as convolutions.
+        widened: names of layers of the file whose weights have zeros for channels that fill up words.
         mode: how the input enters.
         copy_kind: first choice for copies.
         deduplicate: equal weights share storage.
@@ -73,6 +77,7 @@ class Draft:
     file_index: tuple[int | None, ...]
     compact: frozenset[str] = frozenset()
     converted: frozenset[str] = frozenset()
+    widened: frozenset[str] = frozenset()
     mode: PlanMode = PlanMode()
     copy_kind: CopyKind = CopyKind.PASS
     deduplicate: bool = True
@@ -95,7 +100,8 @@ def insert_copies(
         reader: index of the layer.
         position: place in `Layer.inputs`.
         kind: of the copy; parts of the channels need a convolution.
-        parts: (first channel, number) of each copy; empty for one copy of all channels.
+        parts: (first channel, number) of each copy; empty for one copy of all channels. A part that goes beyond the
+            channels has zeros there, and the reader's weights get zeros for them.
     """
     network = draft.network
     source = network.layers[reader].inputs[position]
@@ -116,6 +122,8 @@ def insert_copies(
         if layer.index == reader:
             own = tuple(helper.index for helper in helpers)
             inputs = inputs[:position] + own + inputs[position + 1 :]
+            before = sum(network.shape_of(index).channels for index in layer.inputs[: position + 1])
+            layer = _widened(layer, before, sum(helper.out_shape.channels for helper in helpers) - shape.channels)
         lender = layer.weight_source if layer.weight_source is None else moved(layer.weight_source)
         layers.append(replace(layer, index=moved(layer.index), inputs=inputs, weight_source=lender))
     hint = PlacementHint(source=network.layers[reader].source)
@@ -125,6 +133,43 @@ def insert_copies(
         hints=(*draft.hints[:reader], *(hint for _ in helpers), *draft.hints[reader:]),
         file_index=(*draft.file_index[:reader], *(None for _ in helpers), *draft.file_index[reader:]),
     )
+
+
+def fill_words(draft: Draft, reader: int) -> Draft:
+    """A draft in which the parts of a concatenation, the last one excepted, are copied to whole data memory words.
+
+    The copies have channels of zeros at their end, for which the reader has weights of zero. A pass layer becomes a
+    convolution.
+
+    Args:
+        draft: so far.
+        reader: index of the layer.
+    """
+    if draft.network.layers[reader].conv is None:
+        draft = as_convolutions(draft, [reader])
+    name, num_parts = draft.network.layers[reader].name, len(draft.network.layers[reader].inputs)
+    is_own = draft.file_index[reader] is not None
+    for position in range(num_parts - 1):
+        index = next(layer.index for layer in draft.network.layers if layer.name == name)
+        channels = draft.network.shape_of(draft.network.layers[index].inputs[position]).channels
+        if channels % LANES:
+            whole = -(-channels // LANES) * LANES
+            draft = insert_copies(draft, index, position, CopyKind.CONV, [(0, whole)])
+    return replace(draft, widened=draft.widened | ({name} if is_own else set()))
+
+
+def _widened(layer: Layer, at: int, extra: int) -> Layer:
+    """The layer with `extra` more input channels, from channel `at` on, that do not count."""
+    if not extra or layer.eltwise:
+        return layer
+    shape = layer.operand_shape
+    conv = None if layer.conv is None else replace(layer.conv, groups=1)
+    weights = dense_weights(layer)
+    if weights is not None:
+        pixels = layer.pooled_shape.height * layer.pooled_shape.width if layer.flatten else 1
+        weights = np.insert(weights, [at * pixels] * (extra * pixels), 0, axis=1)
+    return replace(layer, operand_shape=TensorShape(shape.channels + extra, shape.height, shape.width), conv=conv,
+                   weights=weights, weight_source=None)
 
 
 def as_convolutions(draft: Draft, indices: Sequence[int]) -> Draft:
@@ -144,8 +189,10 @@ def as_convolutions(draft: Draft, indices: Sequence[int]) -> Draft:
 
 
 def _unit_kernel(count: int, first: int, channels: int) -> dict[str, Any]:
-    """Arguments of a layer that picks `count` of its channels."""
-    return {"conv": ConvSpec(), "weights": unit_weights(count, first, channels), "weight_bits": UNIT_WEIGHT_BITS,
+    """Arguments of a layer that picks `count` of its channels; those beyond the last are zero."""
+    picked = min(count, channels - first)
+    weights = np.pad(unit_weights(picked, first, channels), ((0, count - picked), (0, 0), (0, 0), (0, 0)))
+    return {"conv": ConvSpec(), "weights": weights, "weight_bits": UNIT_WEIGHT_BITS,
             "output_shift": UNIT_OUTPUT_SHIFT}
 
 
@@ -156,7 +203,7 @@ def _copy_layer(
     first, count = part
     values = _unit_kernel(count, first, shape.channels) if kind is CopyKind.CONV else {}
     return Layer(
-        name=_unique_name(network, source, first if count < shape.channels else None, index),
+        name=_unique_name(network, source, first if first or count < shape.channels else None, index),
         index=index,
         op=Op.CONV2D if kind is CopyKind.CONV else Op.PASSTHROUGH,
         inputs=(source,),

@@ -40,6 +40,7 @@ from ai8x.max7800x.planner_problem import (
     replacement,
     with_maps,
 )
+from ai8x.network.ir import Layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -124,6 +125,8 @@ class Evaluator:
         self._costs: dict[tuple[int, int, int], _LayerCost] = {}
         self._cycles: dict[tuple[int, int, int, int], int] = {}
         self._instances: dict[int, int] = {}
+        self._readers: dict[tuple[int, ...], int] = {}
+        self._connects: dict[tuple[int, int], bool] = {}
         self._spans: dict[int, int] = {}
         self._weight_groups = _weight_groups(problem.layers, deduplicate=problem.draft.deduplicate)
         self._extents = tuple(extent_of(problem, layer) for layer in problem.layers)
@@ -165,10 +168,13 @@ class Evaluator:
 
     def reader_maps(self, maps: Maps) -> tuple[int, ...]:
         """Input processors of every layer."""
-        frames = self.problem.layouts.frames
-        return tuple(
-            reader_map(frames[layer.index], layer.inputs, maps) or 0 for layer in self.problem.network.layers
-        )
+        return tuple(self._reader_map(layer, maps) for layer in self.problem.network.layers)
+
+    def _reader_map(self, layer: Layer, maps: Maps) -> int:
+        key = layer.index, *(maps[tensor_of(source)] for source in layer.inputs)
+        if key not in self._readers:
+            self._readers[key] = reader_map(self.problem.layouts.frames[layer.index], layer.inputs, maps) or 0
+        return self._readers[key]
 
     def regions(self, maps: Maps) -> Iterator[Region]:
         """The words that every tensor occupies."""
@@ -260,14 +266,21 @@ class Evaluator:
         costs = [self._cost(layer, readers[layer.index], maps[tensor_of(layer.index)]) for layer in self.problem.layers]
         return frozenset(self._place_weights(costs, readers, maps)[2])
 
-    def weights_may_fit(self, maps: Maps) -> bool:
-        """Whether all weights together are smaller than the weight memories; equal weights count once."""
+    def parameters_may_fit(self, maps: Maps) -> bool:
+        """Whether weights and biases are smaller than their memories, all together, and each bias than one quadrant's.
+
+        Equal weights count once.
+        """
         readers, step = self.reader_maps(maps), self.problem.device.limits.mask_alignment_words
-        sizes: dict[int, int] = {}
+        geometry, sizes = self.problem.device.geometry, dict[int, int]()
+        biases: list[int] = []
         for layer in self.problem.layers:
             cost = self._cost(layer, readers[layer.index], maps[tensor_of(layer.index)])
             sizes[self._weight_groups[layer.index]] = -(-cost.words // step) * step * len(cost.active)
-        return sum(sizes.values()) <= self.problem.device.geometry.mask_words * PROCESSORS
+            biases.append(cost.bias)
+        return (sum(sizes.values()) <= geometry.mask_words * PROCESSORS
+                and max(biases) <= geometry.bias_entries
+                and sum(biases) <= geometry.bias_entries * self.problem.device.num_quadrants)
 
     def data_may_fit(self, maps: Maps) -> bool:
         """Whether at every step the live tensors together are smaller than the data memories, and each than one."""
@@ -300,12 +313,18 @@ class Evaluator:
 
     def _impossible(self, readers: Sequence[int], maps: Maps) -> int:
         count = sum(
-            not pass_connects(readers[layer.index], maps[tensor_of(layer.index)])
+            not self._pass_connects(readers[layer.index], maps[tensor_of(layer.index)])
             for layer in self.problem.layers
             if not layer.is_conv
         )
         used = _union(readers) | maps[-1]
         return count + (not used & ((1 << QUADRANT_PROCESSORS) - 1) and not self.problem.draft.mode.quad)
+
+    def _pass_connects(self, processors: int, output_processors: int) -> bool:
+        key = processors, output_processors
+        if key not in self._connects:
+            self._connects[key] = pass_connects(*key)
+        return self._connects[key]
 
     def _place_weights(
         self, costs: Sequence[_LayerCost], readers: Sequence[int], maps: Maps

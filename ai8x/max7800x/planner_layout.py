@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from ai8x.errors import Diagnostic, UserError
 from ai8x.max7800x.placement import LANES, PROCESSORS, channel_passes
-from ai8x.max7800x.planner_draft import CopyKind, Draft, insert_copies
+from ai8x.max7800x.planner_draft import CopyKind, Draft, fill_words, insert_copies
 from ai8x.network.ir import NETWORK_INPUT, Layer, Network
 
 MAX_HELPERS = 32
@@ -155,10 +155,13 @@ def resolve_layouts(draft: Draft) -> tuple[Draft, Layouts]:
         The draft with its helpers, and the relations.
 
     Raises:
-        UserError: E0460, the file's ``write_gap`` cannot be kept; E0462, the parts of a concatenation do not fit the
-            processors; E0463, more helpers are needed than layers are left.
+        UserError: E0460, the file's ``write_gap`` cannot be kept; E0463, more helpers are needed than layers are left.
     """
     while draft.num_helpers <= MAX_HELPERS:
+        wide = next((layer.index for layer in draft.network.layers if _is_too_wide(draft.network, layer)), None)
+        if wide is not None:
+            draft = fill_words(draft, wide)
+            continue
         frames = tuple(_frame(draft, layer) for layer in draft.network.layers)
         found = _attempt(draft, frames)
         if isinstance(found, Layouts):
@@ -195,12 +198,16 @@ def _frame(draft: Draft, layer: Layer) -> Frame:
         return Frame(gap=operands - 1, parts=own)
     if len(layer.inputs) == 1:
         return Frame(gap=0, parts=(Part(position=0, first=0, count=channels),))
-    passes, _ = channel_passes(channels)
     pieces = concatenated_parts([network.shape_of(index).channels for index in layer.inputs])
-    width = max(piece.column + piece.count for piece in pieces)
-    if width > PROCESSORS:
-        raise _too_wide(draft, layer, width)
-    return Frame(gap=passes - 1, parts=pieces)
+    return Frame(gap=channel_passes(channels)[0] - 1, parts=pieces)
+
+
+def _is_too_wide(network: Network, layer: Layer) -> bool:
+    """Whether the lanes that stay unused between concatenated parts exceed the processors."""
+    if layer.eltwise or len(layer.inputs) == 1:
+        return False
+    pieces = concatenated_parts([network.shape_of(index).channels for index in layer.inputs])
+    return max(piece.column + piece.count for piece in pieces) > PROCESSORS
 
 
 def concatenated_parts(channels: Sequence[int]) -> tuple[Part, ...]:
@@ -446,20 +453,6 @@ def _gap_not_kept(draft: Draft, source: int, reader: Layer, wanted: int) -> User
         found=f"write_gap {hint.write_gap}",
         allowed=f"{wanted} for that layer alone; data with gaps cannot be copied",
         help="leave write_gap out, so that it is chosen",
-    ))
-
-
-def _too_wide(draft: Draft, layer: Layer, width: int) -> UserError:
-    channels = [draft.network.shape_of(index).channels for index in layer.inputs]
-    return UserError(Diagnostic(
-        code="E0462",
-        message=f"the concatenated parts take {width} processors, each from a multiple of {LANES}",
-        source=layer.source,
-        layer=layer.name,
-        layer_index=draft.file_index[layer.index],
-        found=f"parts of {', '.join(map(str, channels))} channels",
-        allowed=f"{PROCESSORS} processors for each pass",
-        help=f"use channel counts divisible by {LANES} in the layers that are concatenated",
     ))
 
 

@@ -156,8 +156,8 @@ def _fewer_biases(network: Network, bare: Network, attempt: Try) -> Iterator[Pla
         result = attempt(bare.with_layers(kept))
         if result is not None:
             names = ", ".join(layer.name for layer in biased[:count])
-            yield PlanRemedy(kind=RemedyKind.BIAS, action=f"train without a bias in {names} (bias=False)", result=result,
-                             input_shape=bare.input_shape)
+            yield PlanRemedy(kind=RemedyKind.BIAS, action=f"train without a bias in {names} (bias=False)",
+                             result=result, input_shape=bare.input_shape)
             return
 
 

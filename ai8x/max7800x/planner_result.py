@@ -34,7 +34,7 @@ from ai8x.network.ir import NETWORK_INPUT, Network
 from ai8x.network.reference import Trace, run_network
 from ai8x.network.yaml_file import PlacementHint
 
-PLANNER_NOTICES = ("W0465", "W0466", "W0467", "W0470")
+PLANNER_NOTICES = ("W0465", "W0466", "W0467", "W0470", "W0471")
 """Codes of what the planner itself reports."""
 
 
@@ -71,6 +71,8 @@ class PlannedNetwork:
         file_index: by layer of `network`, its number in the file; None for a helper.
         diagnostics: warnings and notices of the check.
         summary: None where the file's own placement was complete.
+        widened: numbers in the file of layers that read more channels than the file says, with weights of zero for
+            them: concatenated parts have been filled up to whole data memory words.
     """
 
     network: Network
@@ -78,6 +80,7 @@ class PlannedNetwork:
     file_index: tuple[int | None, ...]
     diagnostics: Diagnostics
     summary: PlanSummary | None = None
+    widened: tuple[int, ...] = ()
 
     @property
     def helpers(self) -> tuple[int, ...]:
@@ -174,8 +177,10 @@ def _unchecked(problem: Problem, found: Found, options: PlacementOptions) -> Pla
             source=hint.source,
         ))
     placement = Placement(layers=tuple(places), fifo=mode.fifo, fast_fifo=mode.fast_fifo, quad=mode.quad)
+    widened = tuple(number for layer, number in zip(draft.network.layers, draft.file_index, strict=True)
+                    if number is not None and layer.name in draft.widened)
     return PlannedNetwork(network=draft.network, placement=placement, file_index=draft.file_index,
-                          diagnostics=Diagnostics(), summary=_summary(problem, found, placement))
+                          diagnostics=Diagnostics(), summary=_summary(problem, found, placement), widened=widened)
 
 
 def _places(draft: Draft, index: int, options: PlacementOptions) -> Mapping[str, Source]:
@@ -234,6 +239,13 @@ def _notices(problem: Problem, planned: PlannedNetwork) -> Iterator[Diagnostic]:
                 code="W0466", level="notice", source=hint.source, layer=layer.name, layer_index=number,
                 message="the pass layer runs as a 1x1 convolution with unit weights, which reaches other processors",
                 found="Passthrough", help="leave it: its values are the same",
+            )
+        if number is not None and number in planned.widened:
+            yield Diagnostic(
+                code="W0471", level="notice", source=hint.source, layer=layer.name, layer_index=number,
+                message="the concatenated parts are filled up to whole data memory words with channels of zeros",
+                found=f"{layer.operand_shape.channels} channels with them", allowed="",
+                help="use channel counts divisible by 4 in the layers that are concatenated to save the copies",
             )
     mode = problem.draft.mode
     if mode.streaming and not any(hint.streaming for hint in problem.draft.hints):

@@ -36,7 +36,7 @@ def search(problem: Problem, budget: int = SEARCH_BUDGET) -> Found:
     """
     evaluator = Evaluator(problem)
     lowest = _maps_of(problem, problem.choices, [0] * len(problem.choices))
-    is_hopeful = evaluator.weights_may_fit(lowest) and evaluator.data_may_fit(lowest)
+    is_hopeful = evaluator.parameters_may_fit(lowest) and evaluator.data_may_fit(lowest)
     left = [budget if is_hopeful else budget // HOPELESS_SHARE]
     best = _descend(evaluator, problem.choices, left)
     is_hopeful = is_hopeful and any(len(choices) > 1 for choices in problem.choices)

@@ -39,6 +39,7 @@ from ai8x.network.operators import (
 )
 from ai8x.network.pairing import UNIT_OUTPUT_SHIFT, UNIT_WEIGHT_BITS, identifier, pair_names, unit_weights
 from ai8x.network.rolling import check_buffer_keys, check_inserted
+from ai8x.network.weight_shapes import expected_shape, out_channels_of, shape_problem
 from ai8x.network.weights import LayerParameters, correlation_kernel, hardware_bias
 from ai8x.network.yaml_file import LayerEntry, NetworkFile
 from ai8x.network.yaml_nodes import show_text
@@ -203,13 +204,12 @@ class _Builder:
             source, own = self._own_parameters(entry, operand.channels)
             if own is None:
                 return None
-            features = operand.channels
-            if entry.flatten:
-                features *= math.prod(geometry.pool.output_size(operand.height, operand.width))
-            channels = _out_channels(entry, own)
+            pooled = TensorShape(operand.channels, *geometry.pool.output_size(operand.height, operand.width))
+            features = pooled.numel if entry.flatten else pooled.channels
+            channels = out_channels_of(entry, own.weight.shape)
             self._shapes[entry.position] = TensorShape(channels, geometry.out_height, geometry.out_width)
             _refuse_large(entry, self._shapes[entry.position], features * math.prod(geometry.conv.kernel))
-            values = _layer_parameters(entry, own, features, geometry.conv)
+            values = _layer_parameters(entry, own, pooled, features, geometry.conv)
             values["weight_source"] = source
         if entry.out_channels not in (None, channels):
             raise problem(entry, "E0239", "out_channels does not match", "out_channels", found=str(entry.out_channels),
@@ -309,47 +309,30 @@ def _checkpoint_problem(entry: LayerEntry, own: LayerParameters, code: str, mess
                                      entry.place(*keys), found=found, allowed=allowed, help=help))
 
 
-def _out_channels(entry: LayerEntry, own: LayerParameters) -> int:
-    """Output channels that the weights imply."""
-    if entry_op(entry) is Op.CONV_TRANSPOSE2D and own.weight.ndim == 4:
-        return int(own.weight.shape[1]) * (entry.groups or 1)
-    return int(own.weight.shape[0])
-
-
-def _kernel(entry: LayerEntry, own: LayerParameters, features: int, conv: ConvSpec) -> NDArray[Any]:
+def _kernel(entry: LayerEntry, own: LayerParameters, operand: TensorShape, features: int,
+            conv: ConvSpec) -> NDArray[Any]:
     """Weights as (out, in/groups, row, column), of the shape that the layer needs.
 
     Raises:
         UserError: E0552.
     """
     weight = own.weight
-    out_channels = _out_channels(entry, own)
-    groups = conv.groups
-    is_transposed = entry_op(entry) is Op.CONV_TRANSPOSE2D
-    expected: tuple[int, ...] = (out_channels, features // groups, *conv.kernel)
-    if is_transposed:
-        expected = (features, out_channels // groups, *conv.kernel)
-    shape = weight.shape + (1,) * (4 - weight.ndim)
-    if features % groups or out_channels % groups or shape != expected:
-        stored = "x".join(map(str, weight.shape))
-        wanted = "x".join(map(str, expected))
+    if wrong := shape_problem(entry, weight.shape, operand, features, conv):
         raise _checkpoint_problem(
-            entry, own, "E0552", f"weights of {stored} do not belong here, the checkpoint is of another architecture",
-            "kernel_size", "op", found=f"{stored} in {own.weight_key}",
-            allowed=f"{wanted} for {features} input channels" + (f" in {groups} groups" if groups > 1 else ""),
-            help=f"use the checkpoint of this network, or check operator and kernel_size of layer {entry.position} and "
-                 "the shape of the sample")
-    weight = weight.reshape(shape)
-    return correlation_kernel(weight, groups) if is_transposed else weight
+            entry, own, "E0552", f"weights of {wrong.found} do not fit this layer", *wrong.keys,
+            found=f"{wrong.found} in {own.weight_key}", allowed=wrong.allowed, help=wrong.help)
+    weight = weight.reshape(expected_shape(entry, out_channels_of(entry, weight.shape), features, conv))
+    return correlation_kernel(weight, conv.groups) if entry_op(entry) is Op.CONV_TRANSPOSE2D else weight
 
 
-def _layer_parameters(entry: LayerEntry, own: LayerParameters, features: int, conv: ConvSpec) -> dict[str, Any]:
+def _layer_parameters(entry: LayerEntry, own: LayerParameters, operand: TensorShape, features: int,
+                      conv: ConvSpec) -> dict[str, Any]:
     """Keyword arguments of `Layer` that come from the checkpoint.
 
     Raises:
         UserError: E0552 shape, E0553 weights beyond their width, E0554 bias shape, E0555 bias range.
     """
-    weights = _kernel(entry, own, features, conv)
+    weights = _kernel(entry, own, operand, features, conv)
     bits = _weight_bits(entry, own)
     allowed = weight_type(bits)
     if not allowed.allows(weights):

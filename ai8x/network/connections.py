@@ -8,6 +8,7 @@ Source: spec/max78000-cnn.md section 7.2 (in_sequences, in_dim, in_crop, operand
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, TensorShape
@@ -38,10 +39,11 @@ class Connections:
         found = self._by_name.get(reference) if isinstance(reference, str) else self._by_sequence.get(reference)
         if found is None:
             kind = f"named '{show_text(reference)}'" if isinstance(reference, str) else f"with sequence {reference}"
+            close = difflib.get_close_matches(str(reference), list(self._by_name), n=1)
             names = [str(name) for name in self._by_name] or ["no layer has a name"]
             raise problem(entry, "E0230", f"{key}: there is no layer {kind}", key, found=str(reference),
                           allowed=f"sequence {min(self._by_sequence)} to {max(self._by_sequence)}; {', '.join(names)}",
-                          help="write the sequence number or the name of a layer of this file")
+                          help=f"write {close[0]}" if close else "write the number or the name of a layer of this file")
         return found
 
     def inputs(self, entry: LayerEntry) -> tuple[int, ...]:

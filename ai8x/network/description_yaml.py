@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ai8x import __version__
 from ai8x.network.ir import NETWORK_INPUT, Op, TensorShape
-from ai8x.network.yaml_file import LayerEntry, PlacementHint, UnloadItem
-from ai8x.network.yaml_keys import LAYER_KEYS
+from ai8x.network.yaml_file import LayerEntry, UnloadItem
 
 if TYPE_CHECKING:
     from ai8x.network.description import DescribedLayer, NetworkDescription
@@ -147,9 +146,9 @@ _FORMATS: Mapping[str, Callable[[Any], str]] = {
     "in_sequences": _sources, "kernel_size": _kernel, "processors": format_processors,
     "output_processors": format_processors, "in_offset": _offset, "out_offset": _offset}
 
-_PLACEMENT_KEYS = tuple(name for name in ("data_format", "streaming", "processors", "output_processors", "in_offset",
-                                          "out_offset", "write_gap", "bias_group")
-                        if name in LAYER_KEYS and name in PlacementHint.__dataclass_fields__)
+_PLACEMENT_KEYS = ("data_format", "streaming", "processors", "output_processors", "in_offset", "out_offset",
+                   "write_gap", "bias_group")
+"""Fields of `PlacementHint` that are keys."""
 
 _STRUCTURE_KEYS = ("in_sequences", "in_crop", "in_dim", "eltwise", "pool_first", "max_pool", "avg_pool", "pool_stride",
                    "kernel_size", "pad", "stride", "dilation", "output_pad", "groups", "weight_source", "unit_weights",

@@ -111,7 +111,8 @@ def parameters_from_state(
     reader.refuse_batch_norm()
     layers = [reader.layer(key) for key in reader.weight_keys()]
     if not layers and not diagnostics.errors:
-        reader.add("E0546", "the checkpoint has no weights", allowed="keys such as conv1.op.weight",
+        keys = ", ".join(show_text(key) for key in list(state)[:3]) or "no keys"
+        reader.add("E0546", "the checkpoint has no weights", found=keys, allowed="keys such as conv1.op.weight",
                    help="check that this is the checkpoint of a network")
     diagnostics.raise_if_errors()
     if warnings is not None:

@@ -339,10 +339,12 @@ def _check_layer(keys: KeyValues, subject: Subject, diagnostics: Diagnostics) ->
                                         help="remove the key eltwise"))
     if "op" not in keys.nodes:
         diagnostics.add(subject.finding("E0220", "op is not given, Conv2d is assumed", level="warning",
+                                        found="no key 'op'", allowed="a layer that says what it computes",
                                         help="write op: Conv2d"))
     pooled = "max_pool" in keys.nodes or "avg_pool" in keys.nodes
     if pooled and "pool_stride" not in keys.nodes:
         diagnostics.add(subject.finding("E0221", "pool_stride is not given, 1 is assumed", level="warning",
+                                        found="no key 'pool_stride'", allowed="a stride beside the window",
                                         help="write pool_stride: 1, or the size of the window"))
 
 

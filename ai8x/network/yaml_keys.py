@@ -41,6 +41,18 @@ OPERATORS: Mapping[str, tuple[Op, Eltwise | None]] = {
 }
 """Spellings of the operator; an element-wise operator is a pass-through with operands."""
 
+_OPERATOR_HINTS = {
+    "pool": "pooling is part of the layer behind it: write max_pool: 2 and pool_stride: 2 there, and remove this layer",
+    "relu": "write activate: ReLU in the layer before, and remove this layer",
+    "abs": "write activate: Abs in the layer before, and remove this layer",
+    "norm": "remove this layer; quantize.py folds batch normalisation into the weights",
+    "drop": "remove this layer; dropout exists in training only",
+    "cat": "remove this layer, and write in_sequences: [first, second] in the layer that reads both",
+    "flat": "remove this layer, and write flatten: true in the Linear layer behind it",
+    "softmax": "remove this layer; the generated C code has a softmax (option --softmax)",
+}
+"""Part of a word that is an operator elsewhere -> what to write here."""
+
 _ELTWISE = {name: eltwise for name, (_, eltwise) in OPERATORS.items() if eltwise}
 _ACTIVATIONS = {"relu": Activation.RELU, "abs": Activation.ABS, "none": Activation.NONE}
 _DATA_FORMATS = {"hwc": "HWC", "little": "HWC", "chw": "CHW", "big": "CHW"}
@@ -60,6 +72,7 @@ class Key:
         reader: turns the node into a value or raises `values.BadValue`; None leaves the node unread.
         synonyms: other spellings.
         mandatory: its absence is an error.
+        foreign: it is known, but belongs to another chip.
         default: what the key's absence means, in a form that an editor can insert; None where that depends on others.
     """
 
@@ -67,6 +80,7 @@ class Key:
     reader: values.Reader | None
     synonyms: tuple[str, ...] = ()
     mandatory: bool = False
+    foreign: bool = False
     default: str | int | bool | None = None
 
 
@@ -84,7 +98,7 @@ FILE_KEYS = _table(
     Key(name="weights", reader=values.read_label),
     Key(name="bias", reader=values.read_label),
     Key(name="skip_checkpoint_layers", reader=values.list_of(values.read_text)),
-    Key(name="snoop", reader=values.unavailable(_MAX78002)),
+    Key(name="snoop", reader=values.unavailable(_MAX78002), foreign=True),
 )
 
 UNLOAD_KEYS = _table(
@@ -107,7 +121,7 @@ DATA_BUFFER_KEYS = _table(
 
 LAYER_KEYS = _table(
     # What is computed.
-    Key(name="op", reader=values.word(OPERATORS), synonyms=("operation", "operator", "convolution")),
+    Key(name="op", reader=values.word(OPERATORS, _OPERATOR_HINTS), synonyms=("operation", "operator", "convolution")),
     Key(name="eltwise", reader=values.word(_ELTWISE)),
     Key(name="operands", reader=values.integer(2, 16), default=2),
     Key(name="pool_first", reader=values.read_boolean, default=True),
@@ -150,14 +164,14 @@ LAYER_KEYS = _table(
     Key(name="streaming", reader=values.read_boolean, default=False),
     Key(name="bias_group", reader=values.list_of(values.integer(0, 3)), synonyms=("bias_quadrant",)),
     # Known, but of another device or not available.
-    Key(name="pool_dilation", reader=values.unavailable(_MAX78002, "1"), default=1),
-    Key(name="in_skip", reader=values.unavailable(_MAX78002, "0"), synonyms=("read_gap",), default=0),
-    Key(name="simulated_sequence", reader=values.unavailable(_MAX78002)),
-    Key(name="snoop_sequence", reader=values.unavailable(_MAX78002)),
-    Key(name="bypass", reader=values.unavailable(_MAX78002, "false"), default=False),
-    Key(name="calcx4", reader=values.unavailable(_MAX78002, "false"), default=False),
-    Key(name="readahead", reader=values.unavailable(_MAX78002, "false"), default=False),
-    Key(name="tcalc", reader=values.unavailable(_MAX78002, "false", "0")),
+    Key(name="pool_dilation", reader=values.unavailable(_MAX78002, "1"), foreign=True, default=1),
+    Key(name="in_skip", reader=values.unavailable(_MAX78002, "0"), foreign=True, synonyms=("read_gap",), default=0),
+    Key(name="simulated_sequence", reader=values.unavailable(_MAX78002), foreign=True),
+    Key(name="snoop_sequence", reader=values.unavailable(_MAX78002), foreign=True),
+    Key(name="bypass", reader=values.unavailable(_MAX78002, "false"), foreign=True, default=False),
+    Key(name="calcx4", reader=values.unavailable(_MAX78002, "false"), foreign=True, default=False),
+    Key(name="readahead", reader=values.unavailable(_MAX78002, "false"), foreign=True, default=False),
+    Key(name="tcalc", reader=values.unavailable(_MAX78002, "false", "0"), foreign=True),
 )
 
 EXCLUSIVE_KEYS = (("max_pool", "avg_pool"),)
@@ -233,7 +247,7 @@ def _refuse_key(node: Node, table: Mapping[str, Key], subject: Subject, diagnost
                                         allowed="words as keys", help="remove the brackets before the colon"))
         return ""
     close = difflib.get_close_matches(node.text.lower(), table, n=1)
-    names = sorted({key.name for key in table.values()})
+    names = sorted({key.name for key in table.values() if not key.foreign})
     diagnostics.add(subject.finding(
         "E0201", f"key '{show_text(node.text)}' is not known in {subject.what}", node.source,
         found=show_text(node.text), allowed=", ".join(names),

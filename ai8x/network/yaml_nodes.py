@@ -182,7 +182,9 @@ def _events(text: str, file: str, places: _Text) -> Iterator[Any]:
             reached = places.place(end)
             yield event
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # A key without its colon is noticed at the next line only.
+        late = error.context_mark is not None and error.context == "while scanning a simple key"
+        mark = error.context_mark if late else error.problem_mark or error.context_mark
         raise _syntax_error(str(error.problem or error.context), places.place(mark) if mark else reached) from error
     except yaml.reader.ReaderError as error:
         line = len(_LINE_BREAK.findall(text, 0, error.position)) + 1
@@ -193,11 +195,32 @@ def _events(text: str, file: str, places: _Text) -> Iterator[Any]:
         raise _syntax_error(str(error), reached) from error
 
 
+_PROBLEMS: tuple[tuple[str, str, str], ...] = (
+    ("'\\t'", "a tab where only spaces are allowed", "replace the tab by spaces"),
+    ("could not find expected ':'", "a line that is neither a key with a colon nor an entry with '- '",
+     "write key: value, with a blank behind the colon"),
+    ("but found '<block sequence start>'", "an entry that is not below the entries before it",
+     "indent this '-' like those of the other entries"),
+    ("but found '-'", "an entry that is not below the entries before it",
+     "indent this '-' like those of the other entries"),
+    ("but found '<block mapping start>'", "a key that is not below the keys before it",
+     "indent this line like the other keys of its entry"),
+    ("but found '?'", "a key where an entry of the list is expected",
+     "write '- ' with a blank in front of a new entry, or indent the line like the other keys"),
+    ("but found '<scalar>'", "a word that belongs to no key",
+     "write key: value, or indent the line like its neighbours"),
+    ("mapping values are not allowed here", "a second colon, or a line that is indented too far",
+     "indent the line like its neighbours, or put the value into quotes"),
+    ("expected ',' or", "a bracket or brace that is not closed", "close the list with ] or the mapping with }"),
+    ("unexpected end of stream", "a quote that is not closed", "write the missing quote"),
+)
+"""Part of PyYAML's words -> what that means, what to do."""
+
+
 def _syntax_error(problem: str, source: Source) -> UserError:
-    action = "check indentation, colons and brackets at this place"
-    if "'\\t'" in problem:
-        action = "replace the tab by spaces"
-    return user_error("E0104", "the file is not valid YAML", source=source, found=show_text(problem, 200),
+    known = (entry for entry in _PROBLEMS if entry[0] in problem)
+    _, found, action = next(known, ("", problem, "check indentation, colons and brackets at this place"))
+    return user_error("E0104", "the file is not valid YAML", source=source, found=show_text(found, 200),
                       allowed="YAML 1.1", help=action)
 
 

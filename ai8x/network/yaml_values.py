@@ -16,6 +16,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from ai8x.network.ir import NETWORK_INPUT
@@ -189,16 +190,22 @@ def read_name(node: Node) -> str:
     return text
 
 
-def word(choices: Mapping[str, Value]) -> ValueReader[Value]:
-    """A reader of one of several words, in any case."""
+def word(choices: Mapping[str, Value], hints: Mapping[str, str] = MappingProxyType({})) -> ValueReader[Value]:
+    """A reader of one of several words, in any case.
+
+    Args:
+        choices: word -> value.
+        hints: part of a wrong word -> what to write instead.
+    """
 
     @reads(anyOf=[{"enum": list(choices)}, {"type": "string", "pattern": f"^({_any_case(*choices)})$"}])
     def read(node: Node) -> Value:
         text = read_text(node)
         if text.lower() not in choices:
             close = difflib.get_close_matches(text.lower(), choices, n=1)
-            raise BadValue("is not known", allowed=", ".join(choices), help=f"write {close[0]}" if close else "",
-                           code="E0205", node=node)
+            hint = next((help for part, help in hints.items() if part in text.lower()), "write one of these words")
+            raise BadValue("has an unknown value", allowed=", ".join(choices), code="E0205", node=node,
+                           help=f"write {close[0]}" if close else hint)
         return choices[text.lower()]
 
     return read

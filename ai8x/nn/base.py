@@ -342,7 +342,8 @@ class QuantizationAwareModule(nn.Module):
         weight, bias = self.integer_parameters()
         dtype = torch.float64
         if where.type == "cpu":
-            dtype = AF.exact_dtype(AF.sum_bound(weight, bias, output_dim=self.output_dim))
+            dtype = AF.exact_dtype(AF.sum_bound(weight, bias, output_dim=self.output_dim,
+                                                groups=getattr(self.op, "groups", 1)))
         with AF.exact_kernels():
             return self._apply_operation(data.to(where, dtype), weight.to(where, dtype),
                                          None if bias is None else bias.to(where, dtype))

@@ -111,7 +111,7 @@ def _can_fuse(combination: Layer, reader: Layer) -> bool:
     passes, _ = channel_passes(combination.out_shape.channels, MAX78000.processors)
     if reader.op not in (Op.CONV2D, Op.LINEAR) or reader.flatten or reader.inputs != (combination.index,):
         return False
-    if combination.out_shape != reader.operand_shape or reader.eltwise is not None:
+    if combination.out_shape != reader.operand_shape:
         return False
     if passes > 1 and (passes, operands) != (2, 2):
         return False

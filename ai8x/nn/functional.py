@@ -445,19 +445,22 @@ def combine_bits(operands: tuple[Tensor, ...], operator: Callable[[Tensor, Tenso
         return result.to(operands[0].dtype) / steps
 
 
-def sum_bound(weight: Tensor, bias: Tensor | None, *, output_dim: int) -> float:
+def sum_bound(weight: Tensor, bias: Tensor | None, *, output_dim: int, groups: int = 1) -> float:
     """Greatest magnitude that any partial sum of a layer can reach with int8 data.
 
     Args:
         weight: integers.
         bias: integers in units of the sum (already times 128), or None.
         output_dim: dimension of the weight that counts output channels.
+        groups: of a transposed convolution, whose output channels are spread over both dimensions.
 
     Returns:
         ``max over outputs (sum |w| * 128 + |bias|)``.
     """
-    dims = [d for d in range(weight.dim()) if d != output_dim]
-    sums = weight.detach().double().abs().sum(dim=dims) * -INT8.min
+    magnitudes = weight.detach().double().abs()
+    if output_dim == 1:
+        magnitudes = magnitudes.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+    sums = magnitudes.flatten(1).sum(dim=1) * -INT8.min
     if bias is not None:
         sums = sums + bias.detach().double().abs()
     return float(sums.max())

@@ -21,7 +21,7 @@ from torch import nn
 
 from ai8x.checkpoint import read_checkpoint
 from ai8x.errors import Diagnostic, Source, user_error
-from ai8x.nn.base import Mode
+from ai8x.nn.base import Mode, quantized_layers
 from ai8x.nn.functional import Q7_ONE
 from ai8x.nn.loading import load_state
 from ai8x.nn.qat import QatPolicy, check_policy, prepare_training, read_policy
@@ -48,6 +48,7 @@ from ai8x.training.run import LAST, RunFolder, RunLock, copy_run, create_run_fol
 from ai8x.training.trainer import Output, Task, Trainer
 
 _QAT_SETTINGS = ("qat_start", "qat_policy")
+_COARSE_BITS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,12 +285,22 @@ def _introduce(start: _Start, prepared: _Prepared, output: Output) -> None:
         reporter.line(f"float training only: quantisation would start at epoch {policy.start_epoch} of {config.epochs}")
     else:
         reporter.line(f"quantisation-aware training from epoch {policy.start_epoch}: {policy.weight_bits} bits")
+        if coarse := _coarse_layers(prepared.trainer.model, policy):
+            reporter.line(f"hint: most weights of {', '.join(coarse)} will become 0; shift_quantile: 0.99 in the policy "
+                          "gives narrow layers a finer step")
     if prepared.processes.world > 1:
         reporter.line(f"{prepared.processes.world} processes share every batch")
     if start.saved is not None and start.reset:
         reporter.line("weights of a checkpoint, counted from epoch 0 with a new optimizer")
     elif start.saved is not None:
         reporter.line(f"going on after epoch {start.saved.epoch}, {start.saved.step} steps into the next one")
+
+
+def _coarse_layers(model: nn.Module, policy: QatPolicy) -> list[str]:
+    """Layers of two bits whose greatest weight sets the step (docs/training.md, "Quantisation policy")."""
+    chosen = {name: policy.for_layer(name) for name, layer in quantized_layers(model).items() if layer.op is not None}
+    return [name for name, override in chosen.items()
+            if override.weight_bits == _COARSE_BITS and override.shift_quantile == 1.0]
 
 
 def _interrupted(run: RunFolder, trainer: Trainer, reporter: Reporter) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -75,6 +76,24 @@ def test_findings_can_be_printed_as_json(capsys: pytest.CaptureFixture[str]) -> 
     assert [finding["code"] for finding in json.loads(capsys.readouterr().err)] == ["E0101", "E0102"]
     print_diagnostics(error.diagnostics, json_errors=False)
     assert capsys.readouterr().err == "error[E0101]: m\n\nerror[E0102]: n\n  help:    h\n"
+
+
+@pytest.mark.parametrize(("codes", "line"), [
+    (("E0101",), "more about this error: python -m ai8x.manual E0101"),
+    (("E0201", "E0201"), "more about this error: python -m ai8x.manual E0201"),
+    (("E0201", "E0101"), "more about the first error: python -m ai8x.manual E0201"),
+])
+def test_a_person_at_a_terminal_is_told_where_to_read_more(codes: tuple[str, ...], line: str,
+                                                           capsys: pytest.CaptureFixture[str],
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Diagnostic(code=code, message="m") for code in codes]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    print_diagnostics(findings)
+    assert capsys.readouterr().err.endswith(f"\n\n{line}\n")
+    print_diagnostics([Diagnostic(code="W0303", message="m", level="notice")])
+    assert "more about" not in capsys.readouterr().err
+    print_diagnostics(findings, json_errors=True)
+    assert len(json.loads(capsys.readouterr().err)) == len(codes)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_models_and_firmware_are_packed_and_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["pack", "one.kmodel", "two.kmodel", "--firmware", "maixpy.bin", "-o", "all.kfpkg"]
     assert kmodel.main(arguments) == ExitStatus.SUCCESS
-    assert "one.kmodel: runs on the SDK" in capsys.readouterr().out.replace("stock ", "").replace("the stand-alone ", "the ")
+    assert "one.kmodel: runs on bare-metal SDK, MaixPy" in capsys.readouterr().out
     files = read_package((folder / "all.kfpkg").read_bytes())
     assert [(file.name, file.address, file.sha256_prefix) for file in files] == [
         ("maixpy.bin", 0, True), ("one.kmodel", 0x300000, False), ("two.kmodel", 0x301000, False)]

@@ -124,7 +124,22 @@ def slopes() -> nn.Sequential:
     return model
 
 
-MODELS = {"dilated": (dilated, (3, 12, 12)), "dilated rows": (dilated_rows, (4, 24)), "slopes": (slopes, (3, 8, 8)),
+class Enlarged(nn.Module):
+    """Skip connections around a map that is made smaller and larger again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.third, self.enlarge = nn.Conv2d(12, 4, 1), nn.Upsample(scale_factor=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        y = self.enlarge(F.relu(self.second(F.max_pool2d(x, 2))))
+        return F.interpolate(self.third(torch.cat([x, y], dim=1)), size=(20, 18), mode="nearest")
+
+
+MODELS = {"enlarged": (Enlarged, (3, 10, 12)), "dilated": (dilated, (3, 12, 12)),
+          "dilated rows": (dilated_rows, (4, 24)), "slopes": (slopes, (3, 8, 8)),
           "residual": (Residual, (3, 12, 12)), "sequential": (sequential, (3, 16, 16)), "rows": (rows, (4, 24)),
           "own layers": (own_layers, (3, 16, 16)), "own, second generation": (own_second_generation, (3, 16, 16))}
 
@@ -177,7 +192,8 @@ class Calls(nn.Module):
 @pytest.mark.parametrize("model", [
     nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.AdaptiveMaxPool2d(3),
     nn.MaxPool2d(3, ceil_mode=True), nn.AvgPool2d(3, padding=1, count_include_pad=False), nn.AdaptiveAvgPool2d(5),
-    nn.ConvTranspose2d(3, 4, 3), nn.LSTM(8, 8), Calls(lambda x: x * x), Calls(lambda x: x + 1.0),
+    nn.ConvTranspose2d(3, 4, 3), nn.Upsample(scale_factor=2, mode="bilinear"),
+    nn.LSTM(8, 8), Calls(lambda x: x * x), Calls(lambda x: x + 1.0),
     Calls(lambda x: torch.cat([x, x], dim=2)), Calls(lambda x: x.mean(1)), Calls(lambda x: x if x.sum() > 0 else -x),
     Calls(lambda x: F.softmax(x, dim=1)), own.Conv2d(3, 4, 1, activation="Abs"), own.Sub(),
     own.Conv2d(3, 4, 1, weight_bits=8, bias_bits=8, quantize_activation=True)], ids=lambda m: type(m).__name__)

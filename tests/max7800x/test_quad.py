@@ -13,9 +13,10 @@ from ai8x.max7800x.placement import DataFormat, LayerPlacement, Placement
 from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.ir import Network
 from ai8x.network.reference import run_network
+from ai8x.report_max78000 import chip_report
 from ai8x.verify_max78000 import run_program, verify_simulator
 
-from .lowering_examples import MAX_2X2, conv, linear, network_of, place, plan_of, program_of
+from .lowering_examples import MAX_2X2, conv, linear, network_of, place, plan_of, program_of, small
 
 
 def quad_network(channels: int = 10, *, bias: bool = True) -> tuple[Network, Placement]:
@@ -62,6 +63,13 @@ def test_quadrants_compute_their_masks_at_the_same_time() -> None:
     run_program(program_of(network, placement), accelerator)
     decoded = [work_from_geometry(geometry) for geometry in accelerator.layer_geometry()]
     assert [layer_cycles(work) for work in decoded] == [layer_cycles(work) for work in planned]
+
+
+def test_times_that_depend_on_the_feeding_of_a_fifo_are_marked_rough() -> None:
+    for network, placement, rough in ((*quad_network(), True), (*small(fifo=True), True), (*small(), False)):
+        chip = chip_report(network, plan_of(network, placement), {})
+        assert [row.rough for row in chip.layers] == [rough] + [False] * (len(chip.layers) - 1)
+        assert ("feeds the FIFO" in chip.timing_note) == rough
 
 
 def test_quad_bias_and_registers_are_those_of_every_quadrant() -> None:

@@ -278,8 +278,28 @@ def test_shape_mismatch_names_both_sides():
     assert (finding.code, str(finding.source)) == ("E0552", "net.yaml:5:10")
     assert (finding.layer, finding.layer_index) == ("mine", 1)
     text = finding.format()
-    assert "checkpoint layer 'theirs' of best.pth.tar" in text and "another architecture" in text
+    assert "checkpoint layer 'theirs' of best.pth.tar" in text and "do not fit this layer" in text
     assert "4x5x3x3 in theirs.op.weight" in text and "4x4x3x3" in text
+
+
+@pytest.mark.parametrize(("keys", "own", "shape", "key", "help_text"), [
+    ("op: conv2d, kernel_size: 1x1, pad: 0", (4, 2, 3, 3), (2, 8, 8), "kernel_size", "write kernel_size: 3x3, as in"),
+    ("op: conv1d, kernel_size: 3", (4, 2, 5), (2, 8, 1), "kernel_size", "write kernel_size: 5, as in"),
+    ("op: convtranspose2d", (2, 4, 2, 2), (2, 8, 8), "op", "write kernel_size: 2x2, as in"),
+    ("op: linear", (5, 18), (2, 3, 3), "op", "write flatten: true, so that the map of 2x3x3 is read as 18 features"),
+    ("op: linear, flatten: true", (5, 32), (2, 3, 3), "op",
+     "the layer reads 2x3x3, 18 features, but the checkpoint has weights for 32 (such as 2x4x4): check pooling"),
+    ("op: linear, flatten: true", (5, 31), (2, 3, 3), "op", "weights for 31: check pooling"),
+    ("op: conv2d", (4, 1, 3, 3), (4, 8, 8), "op", "write groups: 4, or"),
+    ("op: conv2d, groups: 3", (4, 1, 3, 3), (4, 8, 8), "groups", "write groups: 1, or use channels that 3 divides"),
+    ("op: conv2d, in_sequences: -1", (4, 3, 3, 3), (2, 8, 8), "in_sequences", "the layer reads 2x8x8, 2 channels, but"),
+])
+def test_the_likeliest_reason_for_a_wrong_shape_is_named(keys, own, shape, key, help_text):
+    (finding,) = refusal([keys], weights(*own), shape=TensorShape(*shape))
+    assert finding.code == "E0552"
+    assert help_text in finding.help
+    line = finding.source.text[:finding.source.column - 1].rstrip()
+    assert line.endswith(f"{key}:")
 
 
 @pytest.mark.parametrize(("num_layers", "num_stored", "word"), [(2, 1, "layer 1"), (1, 2, "'w1'")])

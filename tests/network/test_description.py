@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from ai8x.errors import UserError
+from ai8x.network import description_yaml
 from ai8x.network.build import build_network
 from ai8x.network.description import LayerNotes, describe_network
 from ai8x.network.description_yaml import format_processors
@@ -14,7 +15,7 @@ from ai8x.network.ir import NETWORK_INPUT, ConvSpec, Layer, Network, Op, TensorS
 from ai8x.network.pairing import layer_name
 from ai8x.network.reference import run_network
 from ai8x.network.weights import LayerParameters, parameters_from_state
-from ai8x.network.yaml_file import PlacementHint, UnloadItem, parse_network_file
+from ai8x.network.yaml_file import LayerEntry, PlacementHint, UnloadItem, parse_network_file
 from tests.network.test_build import build, comparable, refusal, weights
 from tests.strategies import network_state, networks
 
@@ -179,3 +180,13 @@ def test_long_paths_stay_apart() -> None:
     pair = [LayerParameters(name=f"{'block.' * 20}conv{number}", weight_key="k", weight=np.full((2, 2, 1, 1), number))
             for number in (1, 2)]
     assert [layer.weights[0, 0, 0, 0] for layer in build(two(*names[::-1]), *pair).layers] == [2, 1]
+
+
+def test_every_key_of_the_language_has_its_place_in_the_text() -> None:
+    """A key that is added to the language must be written, or be one that only other ways of writing need."""
+    redundant = {"operands", "sequence", "next_sequence", "in_channels", "in_channel_skip"}
+    buffer = {"buffer_shift", "buffer_insert"}  # never planned
+    fields = {field.name for kind in (LayerEntry, PlacementHint) for field in dataclasses.fields(kind)}
+    own = {"position", "source", "sources", "hint"}
+    assert fields - own - redundant - buffer == {"name", "op", *description_yaml._STRUCTURE_KEYS,
+                                                 *description_yaml._PLACEMENT_KEYS}

@@ -217,6 +217,27 @@ def test_bad_layer_keys(keys, code, column, word):
     assert len(found) == 1
 
 
+@pytest.mark.parametrize(("word", "help_text"), [
+    ("maxpool2d", "write max_pool: 2"), ("AvgPool", "write max_pool: 2"), ("BatchNorm2d", "quantize.py folds"),
+    ("ReLU", "write activate: ReLU"), ("Dropout", "training only"), ("concat", "write in_sequences: [first, second]"),
+    ("flatten", "write flatten: true"), ("softmax", "--softmax"), ("conv2", "write conv2d"),
+    ("xyz", "one of these words"),
+])
+def test_operators_of_other_tools_are_translated(word, help_text):
+    (finding,) = findings(f"{HEAD}  - {{op: {word}}}\n")
+    assert finding.code == "E0205" and help_text in finding.help
+
+
+def test_a_misspelt_mandatory_key_is_one_mistake():
+    (finding,) = findings("arhc: a\ndataset: d\nlayers: [{op: conv2d}]\n")
+    assert (finding.code, finding.help) == ("E0201", "write arch:")
+
+
+def test_keys_of_another_chip_are_not_proposed():
+    (finding,) = findings(f"{HEAD}  - {{op: conv2d, calcx: 1}}\n")
+    assert "calcx4" not in finding.allowed.split(", ") and "pool_stride" in finding.allowed
+
+
 @pytest.mark.parametrize(("text", "code", "line", "word"), [
     ("dataset: d\nlayers: [{op: conv2d}]\n", "E0203", 1, "add arch:"),
     ("arch: a\nlayers: [{op: conv2d}]\n", "E0203", 1, "add dataset:"),

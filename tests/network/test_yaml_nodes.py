@@ -48,6 +48,26 @@ def test_hostile_text_is_refused_at_its_place(name):
     assert finding.format().isascii() or "│" in finding.format()
 
 
+@pytest.mark.parametrize(("text", "line", "found", "help_text"), [
+    ("layers:\n\t- op: x\n", 2, "a tab", "replace the tab"),
+    ("layers:\n- name: a\n  op conv\n  pad: 1\n", 3, "neither a key with a colon", "a blank behind the colon"),
+    ("layers:\n  - op: a\n   - op: b\n", 3, "an entry that is not below", "indent this '-'"),
+    ("layers:\n - op: a\n- op: b\n", 3, "an entry that is not below", "indent this '-'"),
+    ("- op: a\n pad: 1\n", 2, "a key that is not below", "indent this line"),
+    ("layers:\n  - op: a\n  -pad: 1\n", 3, "a key where an entry", "with a blank"),
+    ("a: b: c\n", 1, "a second colon", "into quotes"),
+    ("a: [1, 2\nb: 3\n", 2, "a bracket or brace", "close the list with ]"),
+    ("a: 'b\n", 2, "a quote that is not closed", "the missing quote"),
+    ("a: @b\n", 1, "found character '@'", "check indentation"),
+])
+def test_broken_yaml_is_explained_in_words_of_the_user(text, line, found, help_text):
+    with pytest.raises(UserError) as caught:
+        parse_network_file(text, "net.yaml")
+    (finding,) = caught.value.diagnostics
+    assert (finding.code, finding.source.line) == ("E0104", line)
+    assert found in finding.found and help_text in finding.help
+
+
 @pytest.mark.parametrize(("content", "line"), [
     (b"a: 1\nb: \xff\n", 2), ("a: 1\n".encode("utf-16"), 1), (b"\xc3\x28", 1), (b"a: \xed\xa0\x80", 1),
 ])

@@ -233,6 +233,14 @@ def test_type_of_sums_is_decided_by_the_largest_output(channels: int, expected: 
     assert AF.exact_dtype(bound) is expected
 
 
+def test_bound_of_a_grouped_transposed_convolution_counts_the_inputs_of_a_group() -> None:
+    weight = torch.arange(1.0, 17.0).reshape(4, 2, 1, 2)  # two groups, each of two inputs and two outputs
+    data = torch.full((1, 4, 1, 1), -128.0)
+    greatest = F.conv_transpose2d(data, weight.sum(dim=3, keepdim=True), groups=2).abs().flatten()
+    bias = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    assert AF.sum_bound(weight, bias, output_dim=1, groups=2) == float((greatest + bias).max())
+
+
 @pytest.mark.parametrize(("kernel", "size"), [(1, 8), (3, 8), (3, 32)])
 def test_float32_convolution_is_exact_below_the_bound(kernel: int, size: int) -> None:
     channels = (2**24 - 1) // (128 * 128 * kernel**2)

@@ -35,9 +35,10 @@ import torch
 
 from ai8x.checkpoint import read_checkpoint
 from ai8x.cli.train import main as train
+from ai8x.training import session  # forked processes need not import it again
 from tests.training.conftest import TOY_DATA, TOY_MODEL
 
-PACKAGE = str(Path(__file__).resolve().parents[2] / "ai8x")
+PACKAGE = str(Path(session.__file__).resolve().parents[1])
 TASKS: Mapping[str, tuple[str, ...]] = {
     "toy": ("--model=toynet", "--dataset=toy", "--models-path=models", "--datasets-path=datasets", "--epochs=3",
             "--qat-start=2", "-b=8", "-j=0"),
@@ -297,6 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=1, help="that share every run")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # imports much, here once for all forked processes
     failures = 0
     with working_folder(arguments.task):
         kinds = [Moment[name] for name in arguments.kinds]

@@ -198,6 +198,16 @@ def test_training_without_policy_stays_float(toy):
     assert set(result["accuracy"]) == {"float"} and set(result["checkpoints"]) == {"best", "checkpoint"}
 
 
+@pytest.mark.parametrize(("text", "hinted"), [
+    ("weight_bits: 2\n", True), ("weight_bits: 2\nshift_quantile: 0.99\n", False), ("weight_bits: 4\n", False),
+])
+def test_coarse_steps_are_hinted_at(toy, tmp_path, capsys, text, hinted):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"start_epoch: 1\n{text}")
+    start_training({**toy, "epochs": 2, "qat_start": None, "qat_policy": str(policy)})
+    assert ("hint: most weights of conv1, conv2, fc will become 0" in capsys.readouterr().out) == hinted
+
+
 def test_policy_overrides_reach_the_layers(toy, tmp_path):
     policy = tmp_path / "policy.yaml"
     policy.write_text("start_epoch: 1\nweight_bits: 2\noverrides:\n  conv1:\n    weight_bits: 8\n")

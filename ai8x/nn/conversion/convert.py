@@ -5,6 +5,8 @@ Source: spec/ai8x-training.md sections 3 (layers) and 7 (float training without 
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -51,7 +53,8 @@ def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bo
         UserError: E0760 where the model does not run, E0761 to E0765 for operations without a form, E0372 to E0386 for
             limits of the chip; all findings together, each with the path of the layer and the nearest form.
     """
-    captured = capture(module, example_input)
+    source, example = _on_cpu(module, example_input)
+    captured = capture(source, example)
     graph, findings, is_exact = read_graph(captured, replace_unsupported=replace_unsupported)
     rewriting = Rewriting(replace_unsupported=replace_unsupported, findings=findings, is_exact=is_exact)
     graph = rewrite(graph, rewriting)
@@ -61,8 +64,18 @@ def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bo
     model = _assembled(graph, builder, findings, is_exact=rewriting.is_exact)
     model.train(module.training)
     if rewriting.is_exact:
-        _check_equality(module, model, example_input)
-    return model
+        _check_equality(source, model, example)
+    parameter = next(module.parameters(), None)
+    return model if parameter is None else model.to(parameter.device)
+
+
+def _on_cpu(module: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
+    """Model and example in float32 on the CPU: themselves where they are, else copies."""
+    is_there = all(p.device.type == "cpu" and p.dtype in (torch.float32, torch.int64)
+                   for p in (*module.parameters(), *module.buffers()))
+    if is_there or not isinstance(example, Tensor):
+        return module, example
+    return copy.deepcopy(module).cpu().float(), example.cpu().float()
 
 
 def _assembled(graph: Graph, builder: LayerBuilder, findings: Diagnostics, *, is_exact: bool) -> ConvertedModel:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import nn
+
+from ai8x.nn.conversion.arguments import CONV_OPERATORS
 from ai8x.nn.conversion.geometry import copying
 from ai8x.nn.conversion.graph import (
     Activate,
@@ -23,6 +26,7 @@ from ai8x.nn.conversion.graph import (
     Padding,
     Pooling,
     Reshape,
+    Shape,
     is_non_negative,
     without_dead_nodes,
 )
@@ -64,9 +68,8 @@ def _activate_before_reshape(graph: Graph, node: Node) -> Graph | None:
     return graph.swapped(source, node) if moves and graph.only_reader(source) is node else None
 
 
-def simplified(graph: Graph, rewriting: Rewriting) -> Graph:
+def simplified(graph: Graph) -> Graph:
     """Without operations that change nothing."""
-    del rewriting
     rules = (_drop_identity, _join_reshapes, _drop_repeated_activation, _activate_before_reshape)
     return without_dead_nodes(settled(graph, rules))
 
@@ -86,6 +89,42 @@ def _activate_before_pool(graph: Graph, node: Node) -> Graph | None:
     else:
         moves = isinstance(node.operation, Drop) and _is_read_by_convolution(graph, node)
     return graph.swapped(source, node) if moves else None
+
+
+def _average_before_pointwise(graph: Graph, node: Node) -> Graph | None:
+    """An average commutes with a 1x1 convolution, which then computes on fewer pixels."""
+    source, pool = graph.producer(node), node.operation
+    if not isinstance(pool, Pooling) or pool.kind != "Avg" or graph.only_reader(source) is not node:
+        return None
+    is_pointwise = isinstance(source.operation, Convolution) and _is_pointwise(source.operation)
+    return graph.swapped(source, node) if is_pointwise else None
+
+
+def _is_pointwise(conv: Convolution) -> bool:
+    plain = conv.operator in CONV_OPERATORS.values() and not any(conv.before) and not any(conv.after)
+    return plain and not conv.copies and {*conv.kernel, *conv.stride, conv.groups} == {1}
+
+
+def with_wide_heads(graph: Graph, rewriting: Rewriting) -> Graph:
+    """1x1 convolutions of one pixel at the end are linear layers, whose outputs may have 32 bits."""
+    del rewriting
+    for node in graph.nodes:
+        current = graph.by_name[node.name]
+        conv = current.operation
+        if not isinstance(conv, Convolution) or not _is_pointwise(conv) or set(current.shape[2:]) != {1}:
+            continue
+        readers = graph.readers(current)
+        if any(not isinstance(reader.operation, Reshape) or graph.readers(reader) for reader in readers):
+            continue
+        if set(graph.producer(current).shape[2:]) != {1}:
+            continue
+        linear = Convolution(operator="Linear", bias=conv.bias,
+                             weight=nn.Parameter(conv.weight.detach().flatten(1).clone()))
+        batch = current.shape[0]
+        chain: list[tuple[Operation, Shape]] = [
+            (Reshape(), (batch, conv.in_channels)), (linear, (batch, conv.out_channels)), (Reshape(), current.shape)]
+        graph = graph.with_chain(current, chain)
+    return simplified(graph)
 
 
 def _norm_may_move(graph: Graph, pool: Pooling, node: Node) -> bool:
@@ -115,7 +154,8 @@ def _drop_last(graph: Graph, node: Node) -> Graph | None:
 def ordered(graph: Graph, rewriting: Rewriting) -> Graph:
     """Operations in the order of a layer, as far as they may change places."""
     del rewriting
-    rules = (_drop_last, _activate_before_pool, _activate_before_reshape, _drop_repeated_activation)
+    rules = (_drop_last, _average_before_pointwise, _activate_before_pool, _activate_before_reshape,
+             _drop_repeated_activation)
     return without_dead_nodes(settled(graph, rules))
 
 

@@ -33,7 +33,7 @@ from ai8x.nn.conversion.graph import (
     without_dead_nodes,
 )
 from ai8x.nn.conversion.hosts import with_hosts
-from ai8x.nn.conversion.order import ordered, simplified, with_split_pools
+from ai8x.nn.conversion.order import ordered, simplified, with_split_pools, with_wide_heads
 from ai8x.nn.conversion.read_layers import RELU
 from ai8x.nn.conversion.rewriting import Rewriting, settled, with_operations
 from ai8x.nn.limits import MAX_PADDING
@@ -44,9 +44,9 @@ _REPLACEABLE_HOST = ("sigmoid", "tanh")
 def rewrite(graph: Graph, rewriting: Rewriting) -> Graph:
     """All passes in order."""
     graph = without_dead_nodes(graph)
-    for one_pass in (without_host_functions, simplified, _with_merged_padding, _legalised, _with_checked_shapes,
-                     ordered, with_split_pools, with_hosts):
-        graph = one_pass(graph, rewriting)
+    for one_pass in (without_host_functions, _with_merged_padding, _legalised, _with_checked_shapes, ordered,
+                     with_wide_heads, with_split_pools, with_hosts):
+        graph = one_pass(simplified(graph), rewriting)
     return with_inferred_shapes(without_dead_nodes(graph))
 
 

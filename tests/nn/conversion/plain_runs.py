@@ -20,7 +20,7 @@ from ai8x.training.digits import load_images, split_indices
 from tests.nn.conversion.plain_models import PLAIN, Plain
 
 BATCH = 32
-LEARNING_RATE = 4e-3
+LEARNING_RATE = 2e-3
 CALIBRATION = 256
 
 

@@ -104,6 +104,13 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], list[str]]] = {
     "1x1 with padding": (nn.Conv2d(2, 4, 1, padding=1), (2, 8, 8), ["Conv2d"]),
     "3x3 with padding 3": (nn.Conv2d(2, 4, 3, padding=3), (2, 8, 8), ["DepthwiseConv2d", "Conv2d"]),
     "zeros in front become padding": (nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(2, 4, 3)), (2, 8, 8), ["Conv2d"]),
+    "average of a 1x1 convolution": (
+        nn.Sequential(nn.Conv2d(4, 6, 1), nn.AvgPool2d(2), nn.BatchNorm2d(6), nn.ReLU()), (4, 8, 8),
+        ["FusedAvgPoolConv2dBNReLU"]),
+    "global average of a 1x1 convolution at the end": (
+        nn.Sequential(nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (4, 8, 8), ["AvgPool2d", "Linear"]),
+    "1x1 convolution of one pixel at the end": (
+        nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Conv2d(4, 6, 1)), (4, 8, 8), ["MaxPool2d", "Linear"]),
     "groups": (nn.Conv2d(4, 8, 3, groups=2), (4, 8, 8), ["Conv2d"]),
     "depthwise": (nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.BatchNorm2d(4), nn.ReLU()), (4, 8, 8),
                   ["FusedDepthwiseConv2dBNReLU"]),
@@ -257,6 +264,37 @@ def test_the_original_stays_as_it_is() -> None:
     for parameter in converted.parameters():
         parameter.data.zero_()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_in_double_precision_is_converted_to_float() -> None:
+    model = PLAIN["resnet"].make().double().eval()
+    converted = ai8x.convert(model, torch.zeros(1, 1, 28, 28, dtype=torch.float64))
+    data = sample((1, 28, 28))
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    torch.testing.assert_close(converted(data), model(data.double()).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_a_parametrization_become_plain_weights() -> None:
+    model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 4, 3)), nn.ReLU())
+    converted = convert_and_compare(model, (2, 8, 8))
+    assert isinstance(quantized_layers(converted)["layer_0"].op.weight, nn.Parameter)
+
+
+def test_subclasses_of_layers_are_read_as_what_they_compute() -> None:
+    class Same(nn.Conv2d):
+        """Only the constructor differs."""
+
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs, 3, padding="same")
+
+    class Doubled(nn.Conv2d):
+        """Computes something else."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 2
+
+    assert classes(convert_and_compare(Same(2, 4), (2, 8, 8))) == ["Conv2d"]
+    assert classes(convert_and_compare(Doubled(2, 4, 1), (2, 8, 8))) == ["Conv2d", "DepthwiseConv2d"]
 
 
 def test_training_reaches_the_copied_parameters_but_not_the_copying_kernels() -> None:
