@@ -27,7 +27,7 @@ TITLES = {"max78000": "MAX78000", "k210": "Kendryte K210"}
 
 NETWORK_CODES = frozenset({
     "E0311", *(f"E{number:04}" for number in range(314, 339)), "E0410", "E0411", "E0419", "E0424",
-    "E0462", "E0463", "E0464",
+    "E0463", "E0464",
     "E0350", "E0354", "E0355", "E0357", "E0358", "E0360", "E0362", "E0363", "E0450", "E0451", "E0452"})
 """Findings about the network itself. Others are about what the file says about its place: there the message says it
 all."""

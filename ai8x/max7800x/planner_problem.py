@@ -21,6 +21,9 @@ from ai8x.max7800x.constraints_memory import check_in_offset, check_out_offset
 from ai8x.max7800x.constraints_operands import OPERAND_RULES
 from ai8x.max7800x.constraints_processors import (
     check_data_format,
+    check_fast_fifo,
+    check_fifo_channels,
+    check_fifo_reader,
     check_layer_count,
     check_output_processor_count,
     check_processor_count,
@@ -140,6 +143,11 @@ def check_given(draft: Draft, device: Max7800x) -> None:
         if layer.index and hint.data_format == DataFormat.CHW.value:
             planar = replace(layer, placement=replace(layer.placement, data_format=DataFormat.CHW))
             diagnostics.extend(layer_diagnostics(subject, planar, [check_data_format]))
+        diagnostics.extend(layer_diagnostics(subject, layer, [check_fifo_reader]))
+    if draft.mode.reads_fifo:
+        fed = fifo_map(draft.network.input_shape.channels, draft.mode)
+        first = with_maps(layers[0], draft.hints[0].processors or fed, layers[0].output_processors)
+        diagnostics.extend(layer_diagnostics(subject, first, [check_fifo_channels, check_fast_fifo]))
     diagnostics.raise_if_errors()
 
 

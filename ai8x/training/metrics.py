@@ -164,7 +164,7 @@ class Meter:
         self._loss_sum = float(state["loss_sum"])
         self._top5_hits = int(state["top5_hits"])
         self._count = int(state["count"])
-        self._judged = int(state["judged"])
+        self._judged = int(state.get("judged", state["count"]))
         self._confusion = np.asarray(state["confusion"], np.int64).copy()
 
 

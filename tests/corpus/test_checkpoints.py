@@ -174,7 +174,8 @@ def test_hostile_checkpoint_is_refused(name: str, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     make, codes = HOSTILE[name]
     content = make()
-    path = tmp_path / ("x.safetensors" if "E0503" in codes and not content.startswith((b"PK", b"\x80")) else "x.pth.tar")
+    is_torch = "E0503" not in codes or content.startswith((b"PK", b"\x80"))
+    path = tmp_path / ("x.pth.tar" if is_torch else "x.safetensors")
     path.write_bytes(content)
     refuse(path, *codes)
     assert [item.name for item in tmp_path.iterdir()] == [path.name]

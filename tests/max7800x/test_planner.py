@@ -271,6 +271,24 @@ def test_fifo_prescribes_the_processors_of_the_first_layer():
     assert plan.placement.layers[0].processors == 0x3000F
 
 
+@pytest.mark.parametrize(("shape", "options", "code"), [
+    ((96, 5, 5), {"fifo": True}, "E0345"), ((17, 5, 5), {"fifo": True}, "E0345"),
+    ((5, 5, 5), {"fast_fifo": True}, "E0345"),
+])
+def test_fifo_that_the_input_exceeds_is_refused(shape, options, code):
+    with pytest.raises(UserError) as error:
+        planned(network_of(conv(0, shape, 8), conv(1, (8, 5, 5), 4)), **options)
+    assert codes(error) == [code]
+
+
+def test_fifo_that_two_layers_would_read_is_refused():
+    shape = (4, 5, 5)
+    network = network_of(conv(0, shape, 4), conv(1, shape, 4, inputs=(-1,)), conv(2, (8, 5, 5), 4, inputs=(0, 1)))
+    with pytest.raises(UserError) as error:
+        planned(network, fifo=True)
+    assert codes(error) == ["E0348"]
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 def test_given_processors_that_contradict_each_other_are_refused():
@@ -287,6 +305,17 @@ def test_given_offsets_that_contradict_each_other_are_refused():
         planned(network, [PlacementHint(out_offset=0x400), PlacementHint(in_offset=0x800)])
     assert codes(error) == ["E0461"]
     assert error.value.diagnostics[0].allowed == "0x0400"
+
+
+def test_a_given_data_format_is_kept_or_refused():
+    network = network_of(conv(0, (4, 5, 5), 1), conv(1, (1, 5, 5), 4))
+    complete = [PlacementHint(processors=0xF, output_processors=1, in_offset=0, out_offset=0x1000),
+                PlacementHint(processors=1, output_processors=0xF, in_offset=0x1000, out_offset=0)]
+    for hints in (complete, [PlacementHint(), PlacementHint()]):
+        with pytest.raises(UserError) as error:
+            planned(network, [hints[0], dataclasses.replace(hints[1], data_format="CHW")])
+        assert codes(error) == ["E0343"]
+        assert planned(network, [hints[0], dataclasses.replace(hints[1], data_format="HWC")])
 
 
 def test_search_without_anything_to_choose_ends():

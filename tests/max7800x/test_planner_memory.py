@@ -16,9 +16,10 @@ def block_sets(draw, max_blocks=12):
     for block in range(count):
         for _ in range(draw(st.integers(1, 2))):
             start, first = draw(st.integers(-3, 3)), draw(st.integers(-1, 10))
+            behind = (draw(st.integers(0, count - 1)), draw(st.integers(-40, 10))) if draw(st.booleans()) else None
             regions.append(Region(block=block, start=start, end=start + draw(st.integers(1, 40)),
                                   instances=draw(st.integers(1, 15)), first_use=first,
-                                  last_use=draw(st.integers(first, 11))))
+                                  last_use=draw(st.integers(first, 11)), behind=behind))
     return Blocks(regions=tuple(regions), fixed=(None,) * count)
 
 
@@ -52,6 +53,31 @@ def test_a_chain_alternates_between_two_places():
     blocks = Blocks(regions=tuple(region(i, size, i - 1, i) for i, size in enumerate(sizes)), fixed=(None,) * 4)
     plan = plan_blocks(blocks)
     assert plan.peak == memory_bound(blocks) == 50
+
+
+def test_a_layer_in_place_needs_the_memory_of_the_larger_tensor_only():
+    """Each tensor may begin where its source begins, and at most two words behind that."""
+    sizes = (30, 20, 10, 25)
+    regions = tuple(dataclasses.replace(region(i, size, i - 1, i), behind=(i - 1, 2) if i else None)
+                    for i, size in enumerate(sizes))
+    plan = plan_blocks(Blocks(regions=regions, fixed=(None,) * 4))
+    assert plan.bases == (0,) * 4
+    assert plan.peak == memory_bound(Blocks(regions=regions, fixed=(None,) * 4)) == 30
+
+
+def test_a_layer_that_writes_faster_than_it_reads_begins_in_front_of_its_input():
+    source, target = region(0, 10, 0, 1), dataclasses.replace(region(1, 20, 1, 2), behind=(0, -8))
+    blocks = Blocks(regions=(source, target), fixed=(None, None))
+    plan = plan_blocks(blocks, thorough=True)
+    assert plan.bases[1] - plan.bases[0] <= -8 and not overlapping_regions(blocks, plan.bases)
+    assert plan.peak == memory_bound(blocks) == 20
+    assert overlapping_regions(blocks, (0, 0)) == ((source, target),)
+
+
+def test_a_tensor_that_others_still_need_is_not_written_over():
+    kept, target = region(0, 10, 0, 3), dataclasses.replace(region(1, 10, 1, 2), behind=(0, 5))
+    blocks = Blocks(regions=(kept, target), fixed=(None, None))
+    assert plan_blocks(blocks).peak == memory_bound(blocks) == 20
 
 
 def test_regions_in_different_memories_share_offsets():

@@ -2,16 +2,18 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ai8x.max7800x.constraints import check_network
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.geometry import hardware_layers
-from ai8x.max7800x.placement import Placement
+from ai8x.max7800x.placement import Placement, PlacementOptions
 from ai8x.max7800x.planner_draft import CopyKind, Draft, PlanMode
 from ai8x.max7800x.planner_layout import resolve_layouts
 from ai8x.max7800x.planner_problem import build_problem, replacement
+from ai8x.max7800x.planner_result import finish_plan
+from ai8x.max7800x.planner_search import search
 from ai8x.max7800x.read_order import replaced_too_early
 from ai8x.max7800x.regions import read_words, written_words
 from ai8x.network.ir import ConvSpec, Eltwise, Op, Pool, PoolSpec, TensorShape
@@ -19,6 +21,7 @@ from ai8x.network.reference import run_network
 from ai8x.network.yaml_file import PlacementHint
 
 from .lowering_examples import MAX_2X2, conv, network_of, passthrough, place
+from .planner_networks import placeable_networks
 from .planner_runs import placed_difference, planned, random_sample, simulated_difference
 
 START = 0x2000
@@ -156,6 +159,22 @@ def test_network_that_fits_only_in_place_is_planned_so_and_says_it():
     plan = planned(network)
     (notice,) = (finding for finding in plan.diagnostics.items if finding.code == "W0470")
     assert "conv0" in notice.found and notice.level == "notice"
+    assert not simulated_difference(network, plan, random_sample(network))
+
+
+@settings(max_examples=25)
+@given(placeable_networks(max_layers=5))
+def test_random_networks_in_place_are_computed_exactly(network):
+    """Even where there is room enough: layers write over their input wherever that is allowed."""
+    count = len(network.layers)
+    draft = Draft(network=network, hints=(PlacementHint(),) * count, file_index=tuple(range(count)),
+                  mode=PlanMode(in_place=True), copy_kind=CopyKind.CONV)
+    draft, layouts = resolve_layouts(draft)
+    problem = build_problem(draft, layouts, MAX78000)
+    found = search(problem, 100)
+    if not found.score.fits:
+        return
+    plan = finish_plan(problem, found, PlacementOptions(), any_given=False)
     assert not simulated_difference(network, plan, random_sample(network))
 
 

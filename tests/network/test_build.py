@@ -282,6 +282,14 @@ def test_shape_mismatch_names_both_sides():
     assert "4x5x3x3 in theirs.op.weight" in text and "4x4x3x3" in text
 
 
+def test_layers_that_would_take_all_memory_are_refused():
+    own = weights(2, 4, 3, 3)
+    assert refusal(["op: convtranspose2d, stride: 600"], own, shape=TensorShape(2, 8, 8))[0].code == "E0244"
+    file = parse_network_file(f"{HEAD}  - {{op: convtranspose2d, stride: 200}}\n", "net.yaml")
+    network = build_network(file, (own,), TensorShape(2, 8, 8))
+    assert network.layers[0].out_shape == TensorShape(4, 1402, 1402)
+
+
 @pytest.mark.parametrize(("keys", "own", "shape", "key", "help_text"), [
     ("op: conv2d, kernel_size: 1x1, pad: 0", (4, 2, 3, 3), (2, 8, 8), "kernel_size", "write kernel_size: 3x3, as in"),
     ("op: conv1d, kernel_size: 3", (4, 2, 5), (2, 8, 1), "kernel_size", "write kernel_size: 5, as in"),

@@ -195,6 +195,7 @@ def test_keys_of_other_devices_may_have_their_neutral_value(keys):
     ("name: 1", "E0209", 25, "letters"),
     ("name: " + "a" * 65, "E0209", 25, "letters"),
     ("name: kоnv", "E0209", 25, "letters"),
+    ("pad: 32", "E0205", 24, "0 to 31"),
     ("pool_dilation: 2", "E0206", 34, "MAX78002"),
     ("in_skip: 1", "E0206", 28, "MAX78002"),
     ("bypass: true", "E0206", 27, "MAX78002"),

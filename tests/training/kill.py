@@ -196,7 +196,8 @@ def _train_and_exit(arguments: Sequence[str], kill: Kill | None, *, tracing: boo
                 sys.settrace(tracer.call)
             status = train(list(arguments))
             sys.settrace(None)
-            Path("lines.json").write_text(json.dumps([[*line, count] for line, count in tracer.counts.items()]))
+            if tracing:
+                Path("lines.json").write_text(json.dumps([[*line, count] for line, count in tracer.counts.items()]))
     finally:
         os._exit(status)
 

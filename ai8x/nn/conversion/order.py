@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from ai8x.nn.conversion.arguments import CONV_OPERATORS
+from ai8x.nn.conversion.arguments import CONV_OPERATORS, is_depthwise
 from ai8x.nn.conversion.geometry import copying
 from ai8x.nn.conversion.graph import (
     Activate,
@@ -68,9 +68,29 @@ def _activate_before_reshape(graph: Graph, node: Node) -> Graph | None:
     return graph.swapped(source, node) if moves and graph.only_reader(source) is node else None
 
 
+def _join_scalings(graph: Graph, node: Node) -> Graph | None:
+    """Two factors and offsets per channel in a row are one, as in ``(x - mean) / std``."""
+    source = graph.producer(node)
+    second, first = node.operation, source.operation
+    if graph.only_reader(source) is not node or not (_is_scaling(first) and _is_scaling(second)):
+        return None
+    assert isinstance(first, Convolution) and isinstance(second, Convolution)
+    weight, factor = second.weight.detach() * first.weight.detach(), second.weight.detach().flatten()
+    terms = [bias for bias in (None if first.bias is None else first.bias.detach() * factor, second.bias) if
+             bias is not None]
+    bias = nn.Parameter(sum(terms[1:], terms[0]).detach().clone()) if terms else None
+    joined = replace(second, weight=nn.Parameter(weight), bias=bias, copies=False)
+    return graph.with_operation(node, joined).without(source)
+
+
+def _is_scaling(operation: Operation) -> bool:
+    return (isinstance(operation, Convolution) and set(operation.kernel) == {1} and is_depthwise(operation)
+            and not any((*operation.before, *operation.after)) and set(operation.stride) == {1})
+
+
 def simplified(graph: Graph) -> Graph:
     """Without operations that change nothing."""
-    rules = (_drop_identity, _join_reshapes, _drop_repeated_activation, _activate_before_reshape)
+    rules = (_drop_identity, _join_scalings, _join_reshapes, _drop_repeated_activation, _activate_before_reshape)
     return without_dead_nodes(settled(graph, rules))
 
 

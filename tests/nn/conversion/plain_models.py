@@ -214,6 +214,10 @@ class SmallSqueezeNet(nn.Module):
                                       Fire(16, 8, 16), Fire(32, 8, 16), nn.MaxPool2d(2), Fire(32, 12, 24))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Conv2d(48, 10, 1), nn.ReLU(inplace=True),
                                         nn.AdaptiveAvgPool2d((1, 1)))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight)
+                nn.init.constant_(module.bias, 0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.flatten(self.classifier(self.features(x)), 1)

@@ -256,6 +256,12 @@ def test_a_layer_used_in_two_ways_is_copied_and_said_so() -> None:
     assert any("shares parameters" in notice.message for notice in converted.report.notices)
 
 
+def test_normalisation_inside_the_model_is_one_layer() -> None:
+    mean, std = torch.tensor([0.1, 0.2]).view(1, 2, 1, 1), torch.tensor([0.5, 2.0]).view(1, 2, 1, 1)
+    model = Function(lambda x, a: a(((x + 1) / 2 - mean) / std), nn.Conv2d(2, 4, 3, padding=1))
+    assert classes(convert_and_compare(model, (2, 8, 8))) == ["DepthwiseConv2d", "Conv2d"]
+
+
 def test_the_original_stays_as_it_is() -> None:
     model = PLAIN["resnet"].make()
     before = {name: value.clone() for name, value in model.state_dict().items()}
