@@ -451,16 +451,14 @@ def sum_bound(weight: Tensor, bias: Tensor | None, *, output_dim: int, groups: i
     Args:
         weight: integers.
         bias: integers in units of the sum (already times 128), or None.
-        output_dim: dimension of the weight that counts output channels.
-        groups: of a transposed convolution, whose output channels are spread over both dimensions.
+        output_dim: dimension of the weight that counts output channels, of a group if that is the second.
+        groups: of a transposed convolution.
 
-    Returns:
-        ``max over outputs (sum |w| * 128 + |bias|)``.
+    Returns: ``max over outputs (sum |w| * 128 + |bias|)``.
     """
-    magnitudes = weight.detach().double().abs()
     if output_dim == 1:
-        magnitudes = magnitudes.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
-    sums = magnitudes.flatten(1).sum(dim=1) * -INT8.min
+        weight = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+    sums = weight.detach().double().abs().flatten(1).sum(dim=1) * -INT8.min
     if bias is not None:
         sums = sums + bias.detach().double().abs()
     return float(sums.max())

@@ -286,8 +286,8 @@ def _introduce(start: _Start, prepared: _Prepared, output: Output) -> None:
     else:
         reporter.line(f"quantisation-aware training from epoch {policy.start_epoch}: {policy.weight_bits} bits")
         if coarse := _coarse_layers(prepared.trainer.model, policy):
-            reporter.line(f"hint: most weights of {', '.join(coarse)} will become 0; shift_quantile: 0.99 in the policy "
-                          "gives narrow layers a finer step")
+            reporter.line(f"hint: most weights of {', '.join(coarse)} will become 0; shift_quantile: 0.99 in the "
+                          "policy gives narrow layers a finer step")
     if prepared.processes.world > 1:
         reporter.line(f"{prepared.processes.world} processes share every batch")
     if start.saved is not None and start.reset:
