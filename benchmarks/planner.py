@@ -15,6 +15,7 @@ peak over lower bound of the models exceeds 1.05.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import random
 import sys
@@ -86,10 +87,9 @@ def smallest_peak(solver: Any, sizes: Sizes) -> int | None:
 def find_solver() -> Any | None:
     """The solver's module, None where it is not installed."""
     try:
-        from ortools.sat.python import cp_model
+        return importlib.import_module("ortools.sat.python.cp_model")
     except ImportError:
         return None
-    return cp_model
 
 
 def solved_sets(solver: Any, count: int, seed: int) -> Iterator[tuple[Sizes, int]]:

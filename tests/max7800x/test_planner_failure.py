@@ -48,23 +48,31 @@ def test_table_ends_at_the_first_layer_that_lacks_something():
     assert failure.rows[0].mask_words == 64 and failure.rows[0].processors == (1 << 64) - 1
 
 
-def test_data_that_is_missing_is_given_in_bytes():
-    failure = refusal(large_images()).failure
+@pytest.fixture(scope="module")
+def large_failure():
+    return refusal(large_images()).failure
+
+
+@pytest.fixture(scope="module")
+def chain_error():
+    """A chain that may not stream."""
+    return refusal(chain(), [PlacementHint(streaming=False)] * 3)
+
+
+def test_data_that_is_missing_is_given_in_bytes(large_failure):
+    failure = large_failure
     assert failure.data_bytes > failure.data_bytes_available == 32_768
     assert failure.rows[-1].data_bytes > failure.data_bytes_available
     assert failure.weight_words_missing == failure.biases_missing == 0
 
 
-def test_record_cannot_be_changed():
-    failure = refusal(large_images()).failure
+def test_record_cannot_be_changed(large_failure):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        failure.data_bytes = 0
+        large_failure.data_bytes = 0
 
 
-def test_folded_input_is_proposed_and_fits_with_the_named_effect():
-    network = chain()
-    error = refusal(network, [PlacementHint(streaming=False)] * 3)
-    remedy = remedy_of(error, RemedyKind.FOLD)
+def test_folded_input_is_proposed_and_fits_with_the_named_effect(chain_error):
+    remedy = remedy_of(chain_error, RemedyKind.FOLD)
     assert remedy.input_shape == TensorShape(12, 64, 64)
     assert remedy.action == "fold the input by 2: train on 12x64x64 instead of 3x128x128, without the pooling of conv1"
     folded = network_of(conv(0, (12, 64, 64), 8), conv(1, (8, 64, 64), 8), conv(2, (8, 64, 64), 4))
@@ -82,9 +90,8 @@ def test_folding_keeps_the_output_of_a_network_that_pools():
     assert folded_network(bare, 3, ()) is None
 
 
-def test_streaming_that_is_forbidden_is_proposed_first():
-    error = refusal(chain(), [PlacementHint(streaming=False)] * 3)
-    first = error.failure.remedies[0]
+def test_streaming_that_is_forbidden_is_proposed_first(chain_error):
+    first = chain_error.failure.remedies[0]
     assert first.kind is RemedyKind.STREAMING and "streaming: true" in first.action
     assert "conv0, conv1" in first.action
     plan = planned(chain())
@@ -99,8 +106,8 @@ def test_layer_with_too_many_biases_is_named():
     assert remedy_of(error, RemedyKind.BIAS).action == "train without a bias in conv1 (bias=False)"
 
 
-def test_report_gets_the_same_remedies_in_words():
-    error = refusal(chain(), [PlacementHint(streaming=False)] * 3)
+def test_report_gets_the_same_remedies_in_words(chain_error):
+    error = chain_error
     assert [remedy.action for remedy in error.remedies] == [remedy.action for remedy in error.failure.remedies]
     assert all(remedy.effect.startswith("fits: ") for remedy in error.remedies)
     assert 1 <= len(error.remedies) <= 3
