@@ -45,6 +45,8 @@ FACTS: tuple[KnownFact, ...] = (
            f"{_OUTPUT} where an input drives an accumulator that far", f"{_MAX78000} 4.2"),
     _known("max78000-rolling-buffer", "rolling buffers that keep data between inferences", _OUTPUT,
            f"{_MAX78000} 11"),
+    _known("max78000-in-place", "layers that write over words which they have already read", _OUTPUT,
+           f"{_MAX78000}s 2.2 and 8.1", "max7800x/read_order.py"),
     _known("max78000-chw-lanes", "CHW input on processors whose number is not a multiple of 4", _OUTPUT,
            f"{_MAX78000} 11"),
     _known("max78000-stream-rollover", "when the circular buffers of streaming layers roll over", _OUTPUT,

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ai8x.max7800x.cycles import layer_cycles, network_cycles, predicted_time_us, work_from_layer
+from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.lower import LoweringPlan
 from ai8x.max7800x.options import Core, ProjectOptions
 from ai8x.max7800x.placement import LANES, PROCESSORS, DataFormat, format_map, set_bits
-from ai8x.max7800x.regions import DataRegion, data_regions
+from ai8x.max7800x.regions import DataRegion, data_regions, read_words, written_words
 from ai8x.network.ir import BUFFER_INPUT, NETWORK_INPUT, Activation, Eltwise, Layer, Network, Pool
 from ai8x.report import ChipLayer, ChipReport, Fact, MemoryBlock, MemoryMap, Resource
 from ai8x.report_facts import known_fact
@@ -149,10 +150,17 @@ def project_facts(plan: LoweringPlan, project: ProjectOptions) -> tuple[Fact, ..
     applies = {
         "max78000-chw-lanes": chw_lanes, "max78000-stream-rollover": streams, "max78000-stream-time": streams,
         "max78000-quad-time": any(layer.quad for layer in plan.layers),
+        "max78000-in-place": any(_writes_over_its_input(layer, plan.device) for layer in plan.layers),
         "max78000-memory-sleep": lower.power_down_unused, "max78000-self-test": lower.zero_memories,
         "max78000-riscv-start": code.core is Core.RISCV, "max78000-timers": bool(code.timed),
     }
     return tuple(known_fact(key) for key, used in applies.items() if used)
+
+
+def _writes_over_its_input(layer: HardwareLayer, device: Max7800x) -> bool:
+    if layer.streaming or layer.fifo_input:
+        return False
+    return bool((written_words(layer, device) & read_words(layer, device)).any())
 
 
 def _layer_row(layer: HardwareLayer, cycles: int, clock_hz: int) -> ChipLayer:

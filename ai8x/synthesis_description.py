@@ -18,14 +18,19 @@ from ai8x.network.yaml_file import NetworkFile
 
 
 def completed_description(file: NetworkFile, planned: PlannedNetwork, given: NetworkDescription | None
-                          ) -> NetworkDescription:
+                          ) -> NetworkDescription | None:
     """The description of a planned network.
+
+    None where concatenated parts were filled up to whole words (W0471): the language has no key for channels that are
+    not in the checkpoint, so that only the description without places can be read again.
 
     Args:
         file: what was planned.
         planned: its layers with helpers between them, placed.
         given: the description that `file` was made from; None where it was a file.
     """
+    if planned.widened:
+        return None
     names: list[str] = []
     for layer, number in zip(planned.network.layers, planned.file_index, strict=True):
         own = None if number is None else file.layers[number].name

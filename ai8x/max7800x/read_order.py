@@ -7,8 +7,9 @@ of layers whose order follows less directly: streams, FIFO, CHW and flattened in
 Start at `replaced_too_early`.
 
 Source: spec/max78000-cnn.md sections 2.2, 5.1, 5.3, 6.4 (the vendor's tool leaves it to the user with
-``--overlap-data``) and 8.1. The vendor's network for the clips of Kinetics400 (spec/ai8x-training.md section 17), 96x60x60 to
-64x60x60 in its first layer, cannot be placed otherwise; no published run on a chip says that its result was right.
+``--overlap-data``) and 8.1. The vendor's network for the clips of Kinetics400 (spec/ai8x-training.md section 17),
+96x60x60 to 64x60x60 in its first layer, cannot be placed otherwise; no published run on a chip says that its result was
+right: UNVERIFIED.
 """
 
 from __future__ import annotations
