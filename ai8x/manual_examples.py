@@ -21,6 +21,19 @@ from ai8x.cli import synthesize
 HEAD = "arch: example\ndataset: noise\nlayers:\n"
 """The first lines of every example's network file, where it does not give the whole file."""
 
+CONV = """\
+- op: conv2d
+  kernel_size: 3x3
+  pad: 1
+"""
+"""The layer of an example that is about something else."""
+
+PLACED_CONV = CONV + """\
+  processors: 0x000000000000000f
+  out_offset: 0x4000
+"""
+"""The same with a place."""
+
 NETWORK_FILE = "net.yaml"
 CHECKPOINT_FILE = "net.safetensors"
 
@@ -33,7 +46,7 @@ class Example:
 
     Args:
         cause: when this happens, in a sentence.
-        layers: the entries of ``layers``; each line is indented by two blanks.
+        layers: the entries of ``layers``; each line is indented by two blanks. One convolution unless given.
         file: the whole network file instead.
         weights: layer of the checkpoint -> shape of its weights, which are all 1.
         entries: further entries of the checkpoint: name -> (shape, value).
@@ -46,7 +59,7 @@ class Example:
     """
 
     cause: str
-    layers: str = ""
+    layers: str = CONV
     file: str = ""
     weights: Mapping[str, Shape] = field(default_factory=lambda: {"conv1": (4, 4, 3, 3)})
     entries: Mapping[str, tuple[Shape, float]] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ai8x.manual_examples import Example, npy_bytes
+from ai8x.manual_examples import CONV, Example, npy_bytes
 
 FILE_EXAMPLES: Mapping[str, Example] = {
     "E0101": Example(
@@ -280,122 +280,59 @@ layers:
     ),
     "E0291": Example(
         cause="A number of test items is negative.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--samples", "-1"),
     ),
     "E0501": Example(
         cause="The checkpoint is not where the command line says.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         command=("net.yaml", "best.pth.tar"),
     ),
     "E0502": Example(
         cause="The file is no checkpoint.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         command=("net.yaml", "net.yaml"),
     ),
     "E0503": Example(
         cause="The checkpoint is cut off or has changed bytes.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         command=("net.yaml", "cut.pth.tar"),
         others={"cut.pth.tar": b"PK\x03\x04" + bytes(60)},
     ),
     "E0540": Example(
         cause="A batch normalisation is still a layer of its own.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         entries={"conv1.bn.running_mean": ((4,), 0.0)},
     ),
     "E0541": Example(
         cause="The model has layers that are not ours.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         weights={},
         entries={"conv1.weight": ((4, 4, 3, 3), 1)},
     ),
     "E0542": Example(
         cause="The checkpoint holds fractions: it is from before quantize.py.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         weights={},
         entries={"conv1.op.weight": ((4, 4, 3, 3), 0.25)},
     ),
     "E0543": Example(
         cause="An array has a shape that no layer has.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         entries={"conv1.weight_bits": ((3,), 8)},
     ),
     "E0544": Example(
         cause="The checkpoint names a width that does not exist.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         entries={"conv1.weight_bits": ((1,), 3)},
     ),
     "E0545": Example(
         cause="The checkpoint names a shift that no chip has.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         entries={"conv1.output_shift": ((1,), 40)},
     ),
     "E0546": Example(
         cause="The checkpoint has no weights.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         weights={},
         entries={"conv1.output_shift": ((1,), 1)},
     ),
     "E0550": Example(
         cause="Description and checkpoint name different models.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arch="digitsnet",
     ),
     "E0551": Example(
         cause="The description has more or fewer layers with weights than the checkpoint.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
+        layers=CONV + """\
 - op: conv2d
   kernel_size: 3x3
   pad: 1
@@ -422,58 +359,28 @@ layers:
     ),
     "E0554": Example(
         cause="There are more or fewer biases than output channels.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         entries={"conv1.op.bias": ((3,), 128)},
     ),
     "E0555": Example(
         cause="A bias exceeds eight bits.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         entries={"conv1.op.bias": ((4,), 20000)},
     ),
     "E0640": Example(
         cause="The sample is not where the command line says.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--sample-input", "sample.npy"),
     ),
     "E0641": Example(
         cause="The sample is not a file of numpy.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--sample-input", "sample.npy"),
         others={"sample.npy": b"1, 2, 3\n"},
     ),
     "E0642": Example(
         cause="The sample has another type, shape or range.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--sample-input", "sample.npy"),
         others={"sample.npy": npy_bytes(np.full((4, 8, 8), 300))},
     ),
     "E0811": Example(
         cause="The output folder holds files that are not ours.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--out", "."),
         others={"thesis.txt": b"x"},
     ),

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ai8x.manual_examples import Example
+from ai8x.manual_examples import CONV, Example
 
 LAYER_EXAMPLES: Mapping[str, Example] = {
     "E0301": Example(
         cause="The chip is not one of ours.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--device", "MAX78001"),
     ),
     "E0302": Example(
         cause="The chip is known, but not supported.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--device", "MAX78002"),
     ),
     "E0312": Example(
@@ -48,21 +38,11 @@ LAYER_EXAMPLES: Mapping[str, Example] = {
     ),
     "E0314": Example(
         cause="A layer has more channels than the chip can address.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         weights={"conv1": (1028, 1, 3, 3)},
         shape=(1, 2, 2),
     ),
     "E0315": Example(
         cause="An image has more rows or columns than the counters count.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         weights={"conv1": (1, 1, 3, 3)},
         shape=(1, 1024, 2),
     ),
@@ -257,10 +237,7 @@ LAYER_EXAMPLES: Mapping[str, Example] = {
     ),
     "W0303": Example(
         cause="Memories hold four channels in a word; some of them stay unused.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
+        layers=CONV + """\
 - op: conv2d
   pad: 1
 """,

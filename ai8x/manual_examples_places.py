@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ai8x.manual_examples import Example
+from ai8x.manual_examples import CONV, PLACED_CONV, Example
 
 PLACE_EXAMPLES: Mapping[str, Example] = {
     "E0340": Example(
@@ -49,12 +49,7 @@ PLACE_EXAMPLES: Mapping[str, Example] = {
     ),
     "E0343": Example(
         cause="Only the network's input can lie by channel.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-  processors: 0x000000000000000f
-  out_offset: 0x4000
+        layers=PLACED_CONV + """\
 - op: conv2d
   pad: 1
   data_format: CHW
@@ -100,12 +95,7 @@ PLACE_EXAMPLES: Mapping[str, Example] = {
     ),
     "E0348": Example(
         cause="A layer other than the first reads the FIFO's data.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-  processors: 0x000000000000000f
-  out_offset: 0x4000
+        layers=PLACED_CONV + """\
 - op: conv2d
   pad: 1
   in_sequences: input
@@ -150,47 +140,22 @@ PLACE_EXAMPLES: Mapping[str, Example] = {
     ),
     "E0392": Example(
         cause="The clock has no such divider.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--clock-divider", "3"),
     ),
     "E0393": Example(
         cause="The chip has no such timer.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--timer", "9"),
     ),
     "E0395": Example(
         cause="The port or the pin does not exist.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--boost", "7.1"),
     ),
     "E0397": Example(
         cause="Options exclude each other.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--fast-fifo",),
     ),
     "E0398": Example(
         cause="The network has no such layer.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-""",
         arguments=("--stop-after", "3"),
     ),
     "E0413": Example(
@@ -260,12 +225,7 @@ PLACE_EXAMPLES: Mapping[str, Example] = {
     ),
     "E0420": Example(
         cause="A layer looks for its input elsewhere than where it was written.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-  processors: 0x000000000000000f
-  out_offset: 0x4000
+        layers=PLACED_CONV + """\
 - op: conv2d
   pad: 1
   processors: 0x000000000000000f
@@ -308,12 +268,7 @@ PLACE_EXAMPLES: Mapping[str, Example] = {
     ),
     "E0430": Example(
         cause="Streaming starts behind a layer that does not stream.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
-  processors: 0x000000000000000f
-  out_offset: 0x4000
+        layers=PLACED_CONV + """\
 - op: conv2d
   pad: 1
   streaming: true
@@ -381,10 +336,7 @@ PLACE_EXAMPLES: Mapping[str, Example] = {
     ),
     "E0464": Example(
         cause="The memories cannot hold the network.",
-        layers="""\
-- op: conv2d
-  kernel_size: 3x3
-  pad: 1
+        layers=CONV + """\
 - op: linear
   flatten: true
 """,
