@@ -46,6 +46,10 @@ class Outcome:
     compiled: bool = False
 
 
+class FlashFull(Exception):
+    """The weights, the sample and the known answer together exceed the chip's flash; nothing is wrong with them."""
+
+
 class FirmwareBuilder:
     """Compiles projects; the board support is compiled once.
 
@@ -100,7 +104,11 @@ def compare_case(case: Case, builder: FirmwareBuilder | None, folder: Path) -> O
     difference = _memory_difference(case, plan, program, trace)
     if difference or builder is None or placement.fast_fifo:
         return Outcome(difference=difference)
-    return Outcome(difference=_firmware_difference(case, plan, program, trace, builder, folder), compiled=True)
+    try:
+        difference = _firmware_difference(case, plan, program, trace, builder, folder)
+    except FlashFull:
+        return Outcome()
+    return Outcome(difference=difference, compiled=True)
 
 
 def _memory_difference(case: Case, plan: LoweringPlan, program: Program, trace: Trace) -> str:
@@ -115,6 +123,8 @@ def _firmware_difference(case: Case, plan: LoweringPlan, program: Program, trace
     try:
         elf = builder.build(folder, LEVELS[case.number % len(LEVELS)])
     except subprocess.CalledProcessError as error:
+        if "will not fit in region `FLASH'" in error.stderr:
+            raise FlashFull from error
         return f"compiler: {error.stderr[-600:]}"
     accelerator = Accelerator(seed=11, powered=False)
     words, wanted = expected_words(case, plan, trace), list(program.bus_writes())
