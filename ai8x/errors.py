@@ -137,6 +137,11 @@ class UserError(Ai8xError):
             diagnostics = (diagnostics,)
         self.diagnostics: tuple[Diagnostic, ...] = tuple(diagnostics)
         super().__init__("\n".join(d.headline() for d in self.diagnostics))
+        several = len(self.diagnostics) > 1
+        for item in self.diagnostics[:MAX_SHOWN]:  # tracebacks in Python sessions and notebooks show notes
+            details = item.format().removeprefix(item.headline()).lstrip("\n")
+            if details:
+                self.add_note(f"{item.code}:\n{details}" if several else details)
 
 
 class HardwareFault(Ai8xError):

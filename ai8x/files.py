@@ -316,5 +316,12 @@ def _write_error(path: Path, error: OSError) -> UserError:
         with contextlib.suppress(OSError):
             found += f", {shutil.disk_usage(path.parent).free} bytes free"
     return user_error("E0810", "writing failed; what was there before is unchanged", source=Source(file=str(path)),
-                      found=found, allowed="a place that can be written to",
-                      help="free some space, or choose a folder that you may write to")
+                      found=found, allowed="a place that can be written to", help=_write_remedy(path, error))
+
+
+def _write_remedy(path: Path, error: OSError) -> str:
+    if error.errno == errno.EISDIR:
+        return "give the name of a file, not of a folder"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and not path.parent.is_dir():
+        return f"make the folder {path.parent} first, or choose another one"
+    return "free some space, or choose a folder that you may write to"

@@ -65,7 +65,8 @@ def chip_lines(chip: ChipReport) -> Iterator[str]:
     yield (f"  Time: {chip.total_cycles:,} cycles, {chip.total_time_us / 1e3:.3f} ms at {chip.clock_hz / 1e6:.0f} MHz; "
            f"{chip.timing_note}")
     if chip.unverified:
-        yield f"  {len(chip.unverified)} facts that no device has confirmed are listed in the report"
+        noun, verb = ("fact", "is") if len(chip.unverified) == 1 else ("facts", "are")
+        yield f"  {len(chip.unverified)} {noun} that no device has confirmed {verb} listed in the report"
     yield ""
 
 

@@ -103,16 +103,26 @@ def repeat_words(sample: Sample, *, words: int, increment: int) -> Sample:
         raise user_error("E0690", "there is nothing to repeat", found=f"--synthesize-words {words}",
                          allowed="1 or more", help="write --synthesize-words 8")
     channels, height, width = sample.values.shape
-    lanes = np.zeros((-(-channels // 4), height * width, 4), np.uint8)
-    for channel in range(channels):
-        lanes[channel // 4, :, channel % 4] = sample.values[channel].reshape(-1).view(np.uint8)
-    stored = lanes.view("<u4")[..., 0][:, :words].astype(np.int64)
+    stored = pixel_words(sample.values)[:, :words].astype(np.int64)
     index = np.arange(height * width)
     made = (stored[:, index % words] + index // words * increment) & 0xFFFFFFFF
-    pixels = made.astype("<u4")[..., None].view(np.uint8).reshape(len(lanes), height * width, 4)
+    pixels = made.astype("<u4")[..., None].view(np.uint8).reshape(len(made), height * width, 4)
     planes = [pixels[channel // 4, :, channel % 4].reshape(height, width) for channel in range(channels)]
     values = np.stack(planes).view(np.int8)
     return Sample(values=values, origin=f"first {words} words of {sample.origin}, repeated with {increment:#x} added")
+
+
+def pixel_words(values: NDArray[np.int8]) -> NDArray[np.uint32]:
+    """Words of four channels each, the lowest in the lowest byte: uint32 array (ceil(C / 4), pixels).
+
+    Args:
+        values: int8 array (C, H, W); channels that are missing in the last word are 0.
+    """
+    channels = len(values)
+    lanes = np.zeros((-(-channels // 4), values[0].size, 4), np.uint8)
+    for channel in range(channels):
+        lanes[channel // 4, :, channel % 4] = values[channel].reshape(-1).astype(np.int8).view(np.uint8)
+    return lanes.view("<u4")[..., 0]
 
 
 def read_sample(path: Path) -> NDArray[np.int8]:

@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     kmodel.add_argument("--input", type=Path, metavar="X.npy", help="uint8 (C, H, W); default: seeded random values")
     kmodel.add_argument("--output", type=Path, metavar="Y.npz",
                         help="write output<i> (bytes) and layer<i> (uint8 C, H, W)")
+    kmodel.add_argument("--seed", type=_natural, metavar="N",
+                        help="of the arbitrary memory contents before the run (default: zeros)")
     kmodel.add_argument("--info", action="store_true", help="only say what the file is")
     kmodel.set_defaults(run=_run_kmodel)
     return parser
@@ -202,7 +204,7 @@ def _run_kmodel(options: argparse.Namespace) -> int:
         print(describe(data, name=name).text())
         return ExitStatus.SUCCESS
     model = read_kmodel(data, name=name)
-    run = run_kmodel(model, _kmodel_input(options.input, model))
+    run = run_kmodel(model, _kmodel_input(options.input, model), seed=options.seed)
     for index in sorted(run.layers):
         print(f"layer {index}: {' x '.join(map(str, run.layers[index].shape))}, {run.cycles[index]} cycles")
     for index, output in enumerate(run.outputs):

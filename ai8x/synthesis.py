@@ -33,6 +33,7 @@ from ai8x.report import Accuracy, ChipReport, Report, to_json
 from ai8x.report_html import render_html
 from ai8x.report_network import layer_rows
 from ai8x.sample import Sample, array_sample, find_sample, repeat_words, sample_shape_error
+from ai8x.synthesis_flash import RepeatSmaller
 from ai8x.synthesis_float import float_errors
 from ai8x.synthesis_refusal import TITLES, TargetRefused, refused_chip, report_refusal, run_stage
 from ai8x.verify import Verdict
@@ -176,6 +177,22 @@ def synthesize(options: SynthesisOptions, announce: Announce = lambda line: None
         UserError: the input is refused; nothing is written, but where a chip refuses the network itself, a report in a
             folder beside the output folder.
     """
+    try:
+        return _synthesize(options, announce)
+    except RepeatSmaller as repeat:
+        smaller = repeat
+    announce(smaller.notice.message)  # repeated at most once for each option that is set
+    messages = (*options.messages, smaller.notice)
+    return synthesize(replace(options, max78000=smaller.project, messages=messages), announce)
+
+
+def _synthesize(options: SynthesisOptions, announce: Announce) -> SynthesisResult:
+    """Every stage once.
+
+    Raises:
+        UserError: as `synthesize`.
+        RepeatSmaller: the MAX78000's project fits with other options.
+    """
     check_replaceable(options.out, overwrite=options.overwrite)
     inputs = read_inputs(options)
     announce(f"{inputs.network.name}: {len(inputs.network.layers)} layers, sample {inputs.sample.origin}")
@@ -206,14 +223,14 @@ def _run_targets(inputs: Inputs, options: SynthesisOptions, folder: Path, announ
             results.append(run_stage(target, _stage(target, analyze=options.analyze), inputs, options, folder / target,
                                      announce))
         except TargetRefused as refused:
+            results.append(_refused_result(refused))
             if options.require_all and not options.analyze:
-                raise
+                raise TargetRefused(target, refused.error, chips=tuple(one.chip for one in results)) from refused
             refusals.append(refused)
             shutil.rmtree(folder / target, ignore_errors=True)  # what its stage wrote before it met the limit
-            results.append(_refused_result(refused))
     if len(refusals) == len(options.targets) and not options.analyze:
         further = tuple(finding for other in refusals[1:] for finding in other.diagnostics)
-        raise TargetRefused(refusals[0].target, refusals[0].error, further)
+        raise TargetRefused(refusals[0].target, refusals[0].error, further, tuple(one.chip for one in results))
     return tuple(results)
 
 
@@ -283,7 +300,7 @@ def first_test_item(name: str) -> NDArray[Any] | None:
     """First test item of a data set as int8, or None where it is not to be had. Loads torch."""
     from ai8x.training.test_set import load_test_set
 
-    items = load_test_set(name)
+    items = load_test_set(name, first_only=True)
     return None if items is None else items.inputs[0]
 
 
@@ -292,7 +309,7 @@ def measure_accuracy(inputs: Inputs, results: Sequence[TargetResult], options: S
     """Classify the data set's test part: all of it with the reference, some items on every simulator.
 
     Raises:
-        UserError: E0644, the data set is not to be had.
+        UserError: E0644, the data set is not to be had; E0645, its items have no classes.
     """
     from ai8x.training.test_set import load_test_set
 
@@ -301,15 +318,19 @@ def measure_accuracy(inputs: Inputs, results: Sequence[TargetResult], options: S
     if items is None:
         raise user_error("E0644", f"the data set '{dataset}' is not to be had here",
                          source=Source(file=str(inputs.file.path)), help="leave --samples out")
-    announce(f"classifying {len(items.targets)} test items with the reference, {min(count, len(items.targets))} on "
-             "the simulators")
+    targets = items.targets
+    if targets is None:
+        raise user_error("E0645", f"the items of the data set '{dataset}' have no class each", found="objects, values, "
+                         "or a class for every pixel", allowed="a data set for classification",
+                         source=Source(file=str(inputs.file.path)), help="leave --samples out")
+    announce(f"classifying {len(targets)} test items with the reference, {min(count, len(targets))} on the simulators")
     last = inputs.network.outputs[-1]
     expected = run_network(inputs.network, items.inputs)[last]
-    rows = [accuracy_of("reference", expected, expected, items.targets)]
+    rows = [accuracy_of("reference", expected, expected, targets)]
     for result in results:
         if result.run_outputs is not None:
             found = result.run_outputs(items.inputs[:count])
-            rows.append(accuracy_of(result.chip.target, expected[:count], found, items.targets[:count]))
+            rows.append(accuracy_of(result.chip.target, expected[:count], found, targets[:count]))
     return tuple(rows)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ai8x.arithmetic import INT8
 from ai8x.checkpoint import Checkpoint, read_checkpoint
+from ai8x.network.pairing import identifier, layer_name
 from ai8x.report import LayerError, LayerRow
 
 if TYPE_CHECKING:
@@ -56,14 +57,11 @@ def float_errors(rows: tuple[LayerRow, ...], checkpoint: Checkpoint, float_check
     if rows[0].in_shape[2] == 1:
         inputs = inputs.reshape(len(inputs), inputs.shape[1], -1)
     batch = torch.from_numpy(np.array(inputs, np.float32)) / -INT8.min
-    found = {_identifier(layer.name): layer for layer in compare_models(reference, integer, [batch])}
+    # A network file has the module's path as its name, or the nearest one that it may have.
+    found = {identifier(name): layer for layer in compare_models(reference, integer, [batch])
+             for name in (layer.name, layer_name(layer.name))}
     described = f"the sample ({sample.origin})" if items is None else f"{len(inputs)} test items of {dataset}"
     return tuple(replace(row, error=_error(found.get(row.name))) for row in rows), described
-
-
-def _identifier(path: str) -> str:
-    """A module's path as the network file names the layer."""
-    return path.replace(".", "_")
 
 
 def _error(layer: LayerComparison | None) -> LayerError | None:

@@ -30,14 +30,15 @@ from ai8x.max7800x.planner import PLANNER_NOTICES, plan_placement
 from ai8x.max7800x.program import Program
 from ai8x.max7800x.simulator import Accelerator
 from ai8x.network.description import NetworkDescription
-from ai8x.network.ir import Network
+from ai8x.network.ir import NETWORK_INPUT, Network
 from ai8x.network.reference import Trace, run_network
 from ai8x.network.yaml_file import DataBuffer, LayerEntry
 from ai8x.report import ChipReport
 from ai8x.report_max78000 import chip_report
 from ai8x.synthesis import TARGET_WITNESSES, Announce, Inputs, SynthesisOptions, TargetResult
 from ai8x.synthesis_description import completed_description
-from ai8x.toolchain import RISCV, build_project, missing_tools
+from ai8x.synthesis_flash import check_tables, explain_overflow
+from ai8x.toolchain import RISCV, FirmwareTooLarge, build_project, missing_tools
 from ai8x.verify import Verdict
 from ai8x.verify_max78000 import SEEDS, compare_layers, run_samples, verify_simulator
 from ai8x.virtual.max78000 import run_firmware
@@ -54,6 +55,7 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
 
     Raises:
         UserError: the network does not fit the chip.
+        RepeatSmaller: it does with a smaller sample, known answer or output buffer.
     """
     project = options.max78000
     check_options(project)
@@ -66,14 +68,19 @@ def synthesize_max78000(inputs: Inputs, options: SynthesisOptions, folder: Path,
     lowering = replace(project.lower, unload=_unload_regions(inputs, project))
     program = lower_network(network, plan, inputs.sample.values, inputs.trace, lowering)
     if project.synthetic_input is not None:
-        program = store_few_words(program, project.synthetic_input, network.input_shape.channels)
+        program = store_few_words(program, plan.layers[network.consumers(NETWORK_INPUT)[0]], inputs.sample.values,
+                                  project.synthetic_input)
+    check_tables(program, network.input_shape.channels, options)
     announce("max78000: writing the C project")
     folder.mkdir()
     write_project(program, network, folder, project.code)
     files = {path.relative_to(folder).as_posix(): path.stat().st_size
              for path in sorted(folder.rglob("*")) if path.is_file()}
     subject = Subject(network=network, plan=plan, program=program, inputs=inputs, folder=folder, options=project)
-    verdicts = _verify(subject, announce) if options.verify else _unverified()
+    try:
+        verdicts = _verify(subject, announce) if options.verify else _unverified()
+    except FirmwareTooLarge as error:
+        raise explain_overflow(error, program, network.input_shape.channels, options) from error
 
     def run_outputs(samples: NDArray[Any]) -> NDArray[np.int64]:
         return np.stack(list(run_samples(plan.device, program, plan.layers, samples)))

@@ -44,12 +44,15 @@ class TargetRefused(UserError):
         target: of `ai8x.synthesis.TARGETS`.
         error: what its stage raised.
         further: findings of other chips that refuse it too.
+        chips: what the targets that were asked say, for the report.
     """
 
-    def __init__(self, target: str, error: UserError, further: tuple[Diagnostic, ...] = ()) -> None:
+    def __init__(self, target: str, error: UserError, further: tuple[Diagnostic, ...] = (),
+                 chips: tuple[ChipReport, ...] = ()) -> None:
         super().__init__((*error.diagnostics, *further))
         self.target = target
         self.error = error
+        self.chips = chips or (refused_chip(target, error),)
 
 
 def run_stage(target: str, stage: Stage, inputs: Inputs, options: SynthesisOptions, folder: Path,
@@ -73,7 +76,7 @@ def report_refusal(refused: TargetRefused, bare: Report, others: Callable[[str],
     """Write the report beside the output folder.
 
     Args:
-        refused: which chip, and why.
+        refused: which chip, and why; other targets that it has nothing from are asked now.
         bare: the report without chips.
         others: stage of a target.
         inputs: network and sample.
@@ -85,8 +88,9 @@ def report_refusal(refused: TargetRefused, bare: Report, others: Callable[[str],
     Raises:
         UserError: E0810, E0811, the folder cannot be written; behind the findings of the chip.
     """
-    chips = tuple(refused_chip(refused.target, refused.error) if target == refused.target
-                  else _chip(target, others(target), inputs, options) for target in options.targets)
+    # Whatever was generated is thrown away with the output folder.
+    known = {chip.target: replace(chip, files={}) for chip in refused.chips}
+    chips = tuple(known.get(target) or _chip(target, others(target), inputs, options) for target in options.targets)
     report = replace(bare, chips=chips)
     place = options.out.with_name(options.out.name + FOLDER_SUFFIX)
     manifest: dict[str, Any] = {"tool": "ai8x", "version": report.version, "refused": [

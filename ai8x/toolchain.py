@@ -19,7 +19,7 @@ from pathlib import Path
 
 import jinja2
 
-from ai8x.errors import Source, user_error
+from ai8x.errors import Diagnostic, Source, UserError, user_error
 
 DEFAULT_BOARD = "EvKit_V1"
 """The evaluation kit."""
@@ -57,6 +57,21 @@ RISCV = Toolchain(prefix="riscv64-unknown-elf",
                   install="apt install gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf; its programs must be on "
                           "the PATH")
 """For the K210."""
+
+
+class FirmwareTooLarge(UserError):
+    """E0424: the firmware does not fit the chip.
+
+    Args:
+        finding: for the user.
+        memory: region of the linker script that is too small.
+        excess: missing bytes; 0 where the linker does not say.
+    """
+
+    def __init__(self, finding: Diagnostic, *, memory: str, excess: int) -> None:
+        super().__init__(finding)
+        self.memory = memory
+        self.excess = excess
 
 
 def find_compiler(toolchain: Toolchain = ARM) -> Path | None:
@@ -273,24 +288,25 @@ def run_make(folder: Path, arguments: list[str]) -> str:
         raise user_error("E0803", f"make cannot be run: {error.strerror}", found=str(make)) from error
     if done.returncode:
         output = done.stderr or done.stdout
-        if excess := _overflow(output):
-            raise user_error("E0424", excess, found=_excerpt(output).splitlines()[-1].strip(),
-                             allowed="program, weights and sample within the chip's memories",
-                             help="shrink the sample: --fifo --synthesize-input 0x010203; or add --no-verify and let "
-                                  "your program fill the input instead of the sample")
+        if overflow := _overflow(output):
+            raise overflow
         raise user_error("E0804", "the firmware does not build", source=Source(file=str(folder)),
                          found="\n" + _excerpt(output), help="repair the first message, then run make in that folder")
     return done.stdout
 
 
-def _overflow(output: str) -> str:
-    """Which memory of the chip is too small, in one sentence; empty where none is."""
+def _overflow(output: str) -> FirmwareTooLarge | None:
+    """E0424 with the memory of the chip that is too small; None where none is."""
     overflow = re.search(r"region `(\w+)' overflowed by (\d+) bytes", output)
-    if overflow:
-        return f"the firmware is {overflow.group(2)} bytes too large for the chip's {overflow.group(1)}"
-    if "do not fit into SRAM" in output:
-        return "data, heap and stack of the firmware do not fit into SRAM"
-    return ""
+    if overflow is None and "do not fit into SRAM" not in output:
+        return None
+    memory, excess = (overflow.group(1), int(overflow.group(2))) if overflow else ("SRAM", 0)
+    message = (f"the firmware is {excess} bytes too large for the chip's {memory}" if overflow
+               else "data, heap and stack of the firmware do not fit into SRAM")
+    finding = Diagnostic(code="E0424", message=message, found=_excerpt(output).splitlines()[-1].strip(),
+                         allowed="code and constants within flash, variables, heap and stack within SRAM",
+                         help="make the largest constants or buffers of the program smaller")
+    return FirmwareTooLarge(finding, memory=memory, excess=excess)
 
 
 def _excerpt(output: str) -> str:

@@ -13,8 +13,11 @@ Source: spec/ai8x-training.md section 8 (form of checkpoints); documentation of 
 from __future__ import annotations
 
 import io
+import lzma
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -137,8 +140,8 @@ def check_archive(data: bytes) -> None:
             damaged = archive.testzip()
     except SuspiciousArchive:
         raise
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError,
-            KeyError, OverflowError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError,
+            ValueError, NotImplementedError, RuntimeError, KeyError, OverflowError) as error:
         raise DamagedContent(f"archive: {error}") from error
     if damaged is not None:
         raise DamagedContent(f"wrong checksum of member {damaged}")

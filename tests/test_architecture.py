@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("virtual", "verify", "verify_max78000", "verify_k210", "verify_k210_inexact", "report", "report_html", "report_k210", "report_max78000",
      "report_network", "report_terminal", "report_facts", "report_compare", "report_graph", "report_drawings"),
     ("cli", "simulate", "synthesis", "synthesis_max78000", "synthesis_k210", "synthesis_float",
-     "synthesis_refusal", "synthesis_description", "synthesis_model", "manual", "manual_codes", "manual_errors", "manual_text",
+     "synthesis_refusal", "synthesis_flash", "synthesis_description", "synthesis_model", "manual", "manual_codes", "manual_errors", "manual_text",
      "manual_examples", "manual_examples_files", "manual_examples_layers", "manual_examples_places", "manual_schema"),
 )
 TRAINING = ("nn", "training", "compatibility", "quantization")

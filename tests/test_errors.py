@@ -2,6 +2,7 @@
 
 import json
 import re
+import traceback
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,8 @@ def test_every_code_in_the_package_lies_in_a_known_range() -> None:
     assert len(codes) > 100
     odd = {code for code in codes if code[0] == "E" and not 1 <= int(code[1:3]) <= 8 and code != "I0001"}
     assert not odd
+
+
+def test_an_error_that_nobody_catches_shows_what_was_found_and_the_remedy() -> None:
+    shown = "".join(traceback.format_exception(UserError(FULL)))
+    assert FULL.message in shown and FULL.help in shown and shown.count(FULL.message) == 1

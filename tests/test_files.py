@@ -459,3 +459,9 @@ def test_only_old_temporaries_of_dead_processes_are_removed(tmp_path: Path) -> N
     remove_stale_temporaries(tmp_path)
     assert {name for name in names if (tmp_path / name).exists()} == {name for name, kept in names.items() if kept}
     assert (tmp_path / f".z.{dead}-00000000.partial").is_dir()
+
+
+def test_a_folder_that_is_missing_is_to_be_made_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        atomic_write(tmp_path / "new" / "file", b"x")
+    assert error.value.diagnostics[0].help == f"make the folder {tmp_path / 'new'} first, or choose another one"

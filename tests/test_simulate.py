@@ -1,5 +1,6 @@
 """The command ``python -m ai8x.simulate``: its exit status, and what it says when something is wrong."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from .max7800x.register_program import recorded_trace
 from .virtual.firmware import main_with
 
 SUCCESS, USER, MISMATCH = 0, 2, 3
+PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "cases" / "k210" / "maixpy_mnist"
 
 
 # --- firmware -----------------------------------------------------------------------------------------------------
@@ -248,6 +250,22 @@ def test_kmodel_writes_outputs_and_layers(kmodel: Path, tmp_path: Path, capsys: 
 def test_kmodel_without_an_input_runs_on_random_values(kmodel: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kmodel", str(kmodel)]) == SUCCESS
     assert "random values" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published models are not part of the repository")
+@pytest.mark.parametrize(("arguments", "is_recorded"), [((), True), (("--seed", "5"), False)])
+def test_kmodel_starts_with_zeroed_memories_unless_a_seed_is_given(tmp_path: Path, arguments: tuple[str, ...],
+                                                                   is_recorded: bool) -> None:
+    """Its last KPU layer reads cells of 4x4 maps that nobody wrote."""
+    recorded = np.load(PUBLISHED / "random.npz")
+    np.save(tmp_path / "x.npy", recorded["input"])
+    found = tmp_path / "y.npz"
+    assert main(["kmodel", str(PUBLISHED / "model.kmodel"), "--input", str(tmp_path / "x.npy"), "--output", str(found),
+                 *arguments]) == SUCCESS
+    with np.load(found) as arrays:
+        digests = [hashlib.sha256(arrays[f"layer{index}"].tobytes()).hexdigest() for index in recorded["conv_index"]]
+        assert arrays["output0"].tobytes() == recorded["output0"].tobytes()
+    assert (digests == [str(digest) for digest in recorded["conv_sha256"]]) is is_recorded
 
 
 def test_kmodel_information_needs_no_input(kmodel: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,7 +172,7 @@ def three_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """A data set of three test items."""
     images = np.stack([sample(5), sample(6), sample(7)])
     items = test_set.TestSet(inputs=images, targets=np.array([0, 1, 2]), labels=("0", "1", "2"))
-    monkeypatch.setattr(test_set, "load_test_set", lambda name: items if name == "digits" else None)
+    monkeypatch.setattr(test_set, "load_test_set", lambda name, **options: items if name == "digits" else None)
 
 
 @pytest.mark.usefixtures("no_firmware", "three_items")
@@ -227,8 +227,17 @@ def test_one_wrong_logit_in_a_test_item_fails_the_run(run: Run, monkeypatch: pyt
 @pytest.mark.usefixtures("no_firmware")
 def test_a_data_set_that_is_not_to_be_had_is_an_error(run: Run, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_set, "load_test_set", lambda name: None)
+    monkeypatch.setattr(test_set, "load_test_set", lambda name, **options: None)
     with pytest.raises(UserError, match="E0644"):
+        run(test_samples=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("no_firmware")
+def test_a_data_set_without_classes_has_no_accuracy(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = test_set.TestSet(inputs=np.stack([sample(5)]), targets=None, labels=("0", "1"))
+    monkeypatch.setattr(test_set, "load_test_set", lambda name, **options: items)
+    with pytest.raises(UserError, match="E0645"):
         run(test_samples=1)
     assert not list(tmp_path.iterdir())
 

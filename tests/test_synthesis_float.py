@@ -1,6 +1,7 @@
 """The distance from the float model in the report: measured on the test set, with the comparison of quantize.py."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from ai8x.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ai8x.cli.synthesize import main
 from ai8x.errors import UserError
+from ai8x.network.pairing import identifier, layer_name
 from ai8x.report import LayerError
 from ai8x.report_network import layer_rows
 from ai8x.sample import Sample
@@ -17,6 +19,7 @@ from ai8x.synthesis_float import NUM_SAMPLES, float_errors
 from tests.end_to_end.digitsnet import NETWORK_FILE, network_of, sample, write_digitsnet
 
 torch = pytest.importorskip("torch")
+comparison = pytest.importorskip("ai8x.quantization.comparison")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,20 @@ def test_without_the_data_set_the_sample_is_measured_on(place: Path, monkeypatch
     found, text = float_errors(rows, read_checkpoint(place / "integer.pth.tar"), place / "float.pth.tar",
                                Sample(values=sample().astype(np.int8), origin="by hand"), "MNIST")
     assert text == "the sample (by hand)"
+    assert isinstance(found[0].error, LayerError)
+
+
+@pytest.mark.parametrize("path", ["0", "features.0.1", "input", "int", "block." * 12 + "conv"])
+def test_layers_are_found_by_the_names_that_descriptions_give_them(place: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                   path: str) -> None:
+    compared = comparison.compare_models
+    monkeypatch.setattr(comparison, "compare_models", lambda *given: [
+        replace(layer, name=path) if layer.name == "conv1" else layer for layer in compared(*given)])
+    rows = layer_rows(network_of(read_checkpoint(write_digitsnet(place / "d.pth.tar")).state))
+    assert rows[0].name == "conv1"
+    rows = (replace(rows[0], name=identifier(layer_name(path))), *rows[1:])
+    found, _ = float_errors(rows, read_checkpoint(place / "integer.pth.tar"), place / "float.pth.tar",
+                            Sample(values=sample().astype(np.int8), origin="by hand"), "digits")
     assert isinstance(found[0].error, LayerError)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ai8x import synthesis, synthesis_refusal
 from ai8x.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ai8x.cli.synthesize import main
 
@@ -98,6 +99,27 @@ def test_a_map_that_exceeds_the_kpu_memory_names_its_tensors(tmp_path: Path) -> 
     assert 1 <= len(refusal["remedies"]) <= 3
     for remedy in refusal["remedies"]:
         assert 0 < int(re.search(r"about (\d+) of 32768 lines", remedy["effect"])[1]) <= 32768  # type: ignore[index]
+
+
+@pytest.mark.parametrize("options", [(), ("--target", "all")])
+def test_no_chip_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
+    """Both refuse; where each must take the network, the second is asked for the report only."""
+    asked: list[str] = []
+    stages = {target: synthesis._stage(target) for target in synthesis.TARGETS}
+
+    def recording(target: str, *, analyze: bool = False) -> synthesis_refusal.Stage:
+        def stage(inputs: Any, settings: Any, folder: Path, announce: Any) -> Any:
+            asked.append(target)
+            return stages[target](inputs, settings, folder, announce)
+
+        return stage
+
+    monkeypatch.setattr(synthesis, "_stage", recording)
+    write_network(tmp_path, LARGE, 160)
+    assert run(tmp_path, *options) == 2
+    assert asked == ["max78000", "k210"]
+    chips = report_of(tmp_path / "out-refused")["chips"]
+    assert [chip["target"] for chip in chips] == ["max78000", "k210"] and all(chip["refusal"] for chip in chips)
 
 
 def test_an_earlier_output_survives_a_refusal(tmp_path: Path) -> None:

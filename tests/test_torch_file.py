@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 from ai8x.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ai8x.errors import UserError
 from ai8x.nn import modules
-from ai8x.torch_file import DamagedContent, StoredTensor, UnknownContent, check_archive, read_torch_file
+from ai8x.torch_file import (
+    DamagedContent,
+    StoredTensor,
+    SuspiciousArchive,
+    UnknownContent,
+    check_archive,
+    read_torch_file,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ROOT.parent / "shared" / "cases" / "max78000-trained"
@@ -258,6 +265,23 @@ def test_keys_that_are_slow_to_compare_are_not_taken() -> None:
 def test_nothing_is_called(body: bytes) -> None:
     with pytest.raises(UnknownContent):
         read_torch_file(archive(pickled(body)))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_packed_members_ends_in_one_way(method: int) -> None:
+    """Every byte of an archive is inverted once; decompressors have errors of their own."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        archive.writestr("a/data.pkl", bytes(range(200)))
+    data = stream.getvalue()
+    damaged = 0
+    for position in range(len(data)):
+        with contextlib.suppress(SuspiciousArchive):
+            try:
+                check_archive(data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1:])
+            except DamagedContent:
+                damaged += 1
+    assert damaged > len(data) // 2
 
 
 @pytest.mark.parametrize("change", ["version", "byteorder", "script", "two roots", "no pickle"])

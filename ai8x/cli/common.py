@@ -6,11 +6,14 @@ A traceback reaches the terminal only with ``--debug``; otherwise it goes to a l
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from ai8x.errors import Diagnostic, ExitStatus, HardwareFault, UserError, format_diagnostics
 
@@ -89,6 +92,18 @@ class CommandParser(argparse.ArgumentParser):
         text = str(options.pop("help", ""))
         action = group.add_argument(*names, help=argparse.SUPPRESS, **options)  # type: ignore[arg-type]
         self._advanced_actions.append((action, text))
+
+    def parse_known_args(  # type: ignore[no-untyped-def, override]
+            self, args=None, namespace=None):
+        """As argparse, but ``--seed -1`` has a value although ``-8`` is an option."""
+        self._has_negative_number_optionals.clear()
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Usage and message on standard error, with the nearest option behind an unknown one; exit status 2."""
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
+        super().error(f"{message}; did you mean {near[0]}?" if near else message)
 
     def reveal_advanced(self) -> None:
         """Give the advanced options their help texts."""

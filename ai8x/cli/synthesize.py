@@ -111,7 +111,8 @@ def _input_file(arguments: argparse.Namespace, name: str, other: str) -> Path:
     if len(given) == 1:
         return Path(given[0])
     option = f"--{other.replace('_', '-')}"
-    raise user_error("E0290", f"the {name} is given {len(given)} times", found=", ".join(map(str, given)) or "nothing",
+    count = f"given {len(given)} times" if given else "missing"
+    raise user_error("E0290", f"the {name} is {count}", found=", ".join(map(str, given)) or "nothing",
                      allowed=f"one file, by its place or with {option}",
                      help="write synthesize.py NET.yaml CKPT, or synthesize.py --model NAME CKPT")
 

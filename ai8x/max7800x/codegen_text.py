@@ -28,6 +28,7 @@ from ai8x.max7800x.program import (
     SelfTest,
     UnloadItem,
 )
+from ai8x.max7800x.stored_sample import StoredSample
 from ai8x.network.ir import Network
 
 WORDS_PER_LINE = 8
@@ -217,6 +218,7 @@ def _data_view(program: Program) -> dict[str, Any]:
             for block in program.load_bias
         ],
         "input_blocks": [_input_view(block) for block in program.load_input],
+        "stored_sample": _stored_view(program.stored_sample),
     }
 
 
@@ -237,17 +239,31 @@ def _layer_check_view(check: LayerCheck) -> dict[str, Any]:
 
 
 def _input_view(block: InputBlock) -> dict[str, Any]:
-    stored = block.words[: block.stored] if block.stored else block.words
-    return {
+    view = {
         "name": block.name,
         "variable": block.name.lower(),
-        "fifo": block.fifo,
         "full": f"0x{1 << block.full_bit:x}",
         "address": f"0x{block.address:08x}",
-        "stored": block.stored,
-        "increment": f"0x{block.increment:x}",
-        "mask": f"0x{block.mask:x}",
-        "lines": hex_lines(stored),
+        "lines": hex_lines(block.words),
+        "words": block.words.size,
+    }
+    if block.lanes is not None:
+        lanes = [", ".join(str(channel) for channel in step) for step in block.lanes.tolist()]
+        view |= {"steps": len(lanes), "lines": [f"{{ {step} }}," for step in lanes]}
+    return view
+
+
+def _stored_view(stored: StoredSample | None) -> dict[str, Any] | None:
+    if stored is None:
+        return None
+    return {
+        "lines": hex_lines(stored.words.reshape(-1)),
+        "columns": stored.words.shape[1],
+        "period": stored.period,
+        "increment": f"0x{stored.increment:x}",
+        "first_pixel": stored.first_pixel,
+        "num_pixels": stored.num_pixels,
+        "planar": stored.planar,
     }
 
 

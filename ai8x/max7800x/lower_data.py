@@ -20,8 +20,17 @@ from ai8x.max7800x.device import Max7800x
 from ai8x.max7800x.geometry import HardwareLayer
 from ai8x.max7800x.options import SyntheticInput
 from ai8x.max7800x.placement import DataFormat, set_bits
-from ai8x.max7800x.program import ExpectedBlock, InputBlock, OutputRegion, Program, UnloadGroup, UnloadItem
+from ai8x.max7800x.program import (
+    ExpectedBlock,
+    InputBlock,
+    OutputRegion,
+    Program,
+    UnloadGroup,
+    UnloadItem,
+)
+from ai8x.max7800x.stored_sample import StoredSample, made_words
 from ai8x.network import yaml_file
+from ai8x.sample import pixel_words
 
 __all__ = [
     "OutputRegion",
@@ -144,13 +153,16 @@ def input_blocks(device: Max7800x, hardware: HardwareLayer, sample: NDArray[Any]
     return tuple(_pixel_block(device, hardware, instance, planes) for instance in instances)
 
 
-def store_few_words(program: Program, synthetic: SyntheticInput, channels: int) -> Program:
+def store_few_words(
+    program: Program, hardware: HardwareLayer, sample: NDArray[Any], synthetic: SyntheticInput
+) -> Program:
     """Let the firmware keep the first words of the sample only; see `ai8x.sample.repeat_words`, which made it.
 
     Args:
-        program: with the whole sample, for the FIFO.
+        program: with the whole sample.
+        hardware: layer 0, which reads the network input.
+        sample: integer array (C, H, W) of the network input.
         synthetic: what is repeated and added.
-        channels: channels of the sample.
 
     Raises:
         ValueError: the sample does not follow from its first words.
@@ -158,17 +170,21 @@ def store_few_words(program: Program, synthetic: SyntheticInput, channels: int) 
     Source:
         spec/max78000-cnn.md section 5.4.
     """
+    stored = StoredSample(
+        words=pixel_words(sample)[:, : synthetic.words].astype(np.uint32),
+        period=synthetic.words,
+        increment=synthetic.increment & FULL_MASK,
+        first_pixel=hardware.layer.in_crop[0] * sample.shape[2],
+        num_pixels=hardware.layer.operand_shape.height * hardware.layer.operand_shape.width,
+        planar=hardware.placement.data_format is DataFormat.CHW,
+    )
     blocks = []
-    for number, block in enumerate(program.load_input):
-        lanes = min(4, channels - 4 * number)
-        mask = (1 << 8 * lanes) - 1
-        index = np.arange(block.words.size)
-        repeated = block.words[index % synthetic.words].astype(np.int64)
-        repeated += index // synthetic.words * synthetic.increment
-        if not np.array_equal(repeated & mask, block.words):
+    for block in program.load_input:
+        lanes = _lane_channels(hardware, block.processor)
+        if not np.array_equal(made_words(stored, lanes, block.words.size), block.words):
             raise ValueError(f"the sample of {block.name} does not follow from its first {synthetic.words} words")
-        blocks.append(replace(block, stored=synthetic.words, increment=synthetic.increment & FULL_MASK, mask=mask))
-    return replace(program, load_input=tuple(blocks))
+        blocks.append(replace(block, lanes=lanes))
+    return replace(program, load_input=tuple(blocks), stored_sample=stored)
 
 
 def expected_blocks(
@@ -248,16 +264,26 @@ def _planar_block(device: Max7800x, hardware: HardwareLayer, processor: int, pla
 def _pixel_block(device: Max7800x, hardware: HardwareLayer, instance: int, planes: NDArray[np.uint8]) -> InputBlock:
     """Four channels of HWC data: one pixel, pass and operand per word (section 5.1)."""
     per_instance = device.geometry.processors_per_instance
-    channels, pixels = planes.shape
-    words = np.zeros((pixels, hardware.passes, hardware.operands, per_instance), np.uint8)
-    for rank, processor in enumerate(set_bits(hardware.processors)):
-        if processor // per_instance != instance:
-            continue
-        for number in range(hardware.passes):
-            channel = number * hardware.channels_per_pass + rank
-            if channel < channels:
-                words[:, number, :, processor % per_instance] = planes[channel, :, np.newaxis]
+    channels = _lane_channels(hardware, instance * per_instance)
+    words = np.where(channels[..., np.newaxis] >= 0, planes[channels], 0).astype(np.uint8)
+    words = np.ascontiguousarray(np.moveaxis(words, -1, 0))
     return _block(device, hardware, instance * per_instance, words.reshape(-1).view("<u4"))
+
+
+def _lane_channels(hardware: HardwareLayer, processor: int) -> NDArray[np.int16]:
+    """Channels in the bytes of the words that start on a processor, (steps, 4); -1 where there is none.
+
+    CHW: four pixels of one channel. HWC: one step for every pass and operand of a pixel (section 5.1).
+    """
+    processors = set_bits(hardware.processors)
+    if hardware.placement.data_format is DataFormat.CHW:
+        return np.full((1, 4), processors.index(processor), np.int16)
+    lanes = np.full((hardware.passes, hardware.operands, 4), -1, np.int16)
+    for rank, place in enumerate(processors):
+        if processor <= place < processor + 4:
+            channels = np.arange(hardware.passes) * hardware.channels_per_pass + rank
+            lanes[:, :, place - processor] = np.where(channels < hardware.in_channels, channels, -1)[:, np.newaxis]
+    return lanes.reshape(-1, 4)
 
 
 def _block(device: Max7800x, hardware: HardwareLayer, processor: int, words: NDArray[Any]) -> InputBlock:

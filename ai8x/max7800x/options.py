@@ -178,11 +178,12 @@ DEFAULT_CODE = CodegenOptions()
 class SyntheticInput:
     """A large sample made from a few stored words.
 
-    Word i of a FIFO is ``stored[i % words] + (i // words) * increment``, masked to the channels of the FIFO.
+    A word holds one pixel of four channels. Word i is ``stored[i % words] + (i // words) * increment``, masked to the
+    channels that there are; the firmware brings its bytes to where data memory or FIFO take them, in any format.
 
     Args:
         increment: added with every repetition.
-        words: words stored per FIFO.
+        words: words stored for every four channels.
 
     Source: spec/max78000-cnn.md section 5.4.
     """
@@ -332,8 +333,6 @@ def _contradictions(options: ProjectOptions) -> list[Diagnostic]:
         (options.fast_fifo and options.fifo, "--fast-fifo --fifo", "there is one input path", "leave one of them out"),
         (options.quad and not options.fast_fifo, "--fast-fifo-quad", "quad mode reads the fast FIFO",
          "add --fast-fifo --riscv"),
-        (options.synthetic_input is not None and not (options.fifo or options.fast_fifo), "--synthesize-input",
-         "synthesized input goes through the FIFO", "add --fifo"),
         (options.synthetic_input is not None and not code.compact, "--synthesize-input --no-compact-data",
          "synthesized input is made by a loop", "leave --no-compact-data out"),
         (code.energy and code.forever, "--energy --forever", "the measurement needs an end", "leave one of them out"),

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ai8x.max7800x.stored_sample import StoredSample
+
 BusWrite = tuple[int, int, int]
 """(address, size in bytes, value) of one write to the accelerator."""
 
@@ -170,9 +172,8 @@ class InputBlock:
         words: uint32 array.
         fifo: number of the FIFO, None for data memory.
         full_bit: bit of the FIFO status that says "full"; 0 without FIFO.
-        stored: words that the firmware keeps, 0 for all; the others follow from them (synthesized input).
-        increment: added with every repetition of the stored words.
-        mask: bits of a word that carry channels.
+        lanes: for a `StoredSample`: channels in the bytes of successive words, int array (steps, 4), -1 = no channel;
+            the word after the last step starts again with the next pixels. None without.
     """
 
     name: str
@@ -181,9 +182,7 @@ class InputBlock:
     words: NDArray[np.uint32]
     fifo: int | None = None
     full_bit: int = 0
-    stored: int = 0
-    increment: int = 0
-    mask: int = 0xFFFFFFFF
+    lanes: NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
         _freeze(self.words)
@@ -386,6 +385,7 @@ class Program:
         clear: data memory that starts with zeros: the rolling buffer.
         stop_start: stops and continues every inference right after its start; empty or two writes.
         layer_checks: inferences of the first layers only, before the whole one.
+        stored_sample: what `load_input` is made from; None where all its words are stored.
     """
 
     enable: tuple[PowerWrite, ...] = ()
@@ -406,6 +406,7 @@ class Program:
     clear: tuple[ClearBlock, ...] = ()
     stop_start: tuple[RegisterWrite, ...] = ()
     layer_checks: tuple[LayerCheck, ...] = ()
+    stored_sample: StoredSample | None = None
 
     @property
     def uses_fifo(self) -> bool:

@@ -9,6 +9,7 @@ Source: docs/design.md "Files".
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ MAX_DEPTH = 16
 MAX_NODES = 20_000
 MAX_SCALAR = 1_000
 _MAX_EXCERPT = 240
+_BINARY_PROBE = 1024
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
@@ -130,10 +132,14 @@ def decode_text(content: bytes, file: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        binary = b"\0" in content[:_BINARY_PROBE] and not utf16  # other encodings of text have no zeros
+        advice = ("give a YAML file here, the checkpoint behind it" if binary else
+                  "save the file as UTF-8 in your editor")
         raise user_error(
             "E0103", "the file is not UTF-8 text", source=Source(file=file, line=line, column=1),
             found=f"byte 0x{content[error.start]:02x} at offset {error.start}", allowed="UTF-8",
-            help="save the file as UTF-8 in your editor",
+            help=advice,
         ) from error
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from ai8x.errors import user_error
 from ai8x.max7800x.device import MAX78000
 from ai8x.max7800x.placement import channel_passes
 from ai8x.network.description import LayerNotes, NetworkDescription, describe_network
@@ -43,14 +44,20 @@ def describe_model(model: nn.Module, input_shape: tuple[int, ...], *, name: str,
         origin: what the model is, for the file's header; empty takes its class.
 
     Raises:
-        UserError: E0720 for something between layers that no chip layer computes, E0725 for a model without layers of
-            `ai8x.nn`.
+        UserError: E0726 for a model that does not run on inputs of this shape, E0720 for something between layers that
+            no chip layer computes, E0725 for a model without layers of `ai8x.nn`.
     """
     inner = unwrap_model(model)
     device = next((p.device for p in inner.parameters()), torch.device("cpu"))
-    shape = data_shape((1, *input_shape))
-    traced = fuse_combinations(trace_layers(trace_model(inner, torch.zeros(_BATCH, *input_shape, device=device)),
-                                            shape, structure_only))
+    try:
+        shape = data_shape((1, *input_shape))
+        trace = trace_model(inner, torch.zeros(_BATCH, *input_shape, device=device))
+    except (RuntimeError, ValueError, IndexError) as error:  # what torch raises for shapes
+        reason = str(error).partition("\n")[0]
+        raise user_error("E0726", f"the model does not run on its input: {reason}",
+                         found=f"an input of shape {tuple(input_shape)}", allowed="the shape of one input of the model",
+                         help="write input_shape=(3, 32, 32) for images of 3 channels and 32x32 pixels") from error
+    traced = fuse_combinations(trace_layers(trace, shape, structure_only))
     last = len(traced.layers) - 1
     marked = () if traced.outputs == (last,) else traced.outputs
     layers = tuple(replace(layer, is_output=layer.index in marked) for layer in traced.layers)

@@ -32,7 +32,7 @@ from ai8x.network.pairing import identifier
 from ai8x.nn import elementwise
 from ai8x.nn.base import ElementwiseModule, QuantizationAwareModule
 from ai8x.nn.functional import ActivationKind
-from ai8x.nn.trace import Call, ModelTrace, Value
+from ai8x.nn.trace import CHANGED_IN_PLACE, Call, ModelTrace, Value
 
 Parameters = Callable[[QuantizationAwareModule, ConvSpec], Mapping[str, Any]]
 """A weighted layer and its geometry -> arguments of `Layer` about its numbers: weights, weight_bits and the like."""
@@ -66,11 +66,11 @@ _NEAREST: Mapping[str, str] = {
     "mul": "leave factors to the weights of the layer in front", "div": "leave factors to the weights of the layer in "
     "front", "truediv": "leave factors to the weights of the layer in front",
     "cat": "concatenate along the channels: torch.cat(tensors, dim=1)",
-    "concat": "concatenate along the channels: torch.cat(tensors, dim=1)",
     "permute": "keep the order of dimensions, or permute behind the last layer",
     "transpose": "keep the order of dimensions, or transpose behind the last layer",
     "chunk": _PARTS, "split": _PARTS, "getitem": _PARTS, "narrow": _PARTS,
     "pad": "use the padding of a layer",
+    CHANGED_IN_PLACE: "leave the tensor as it is, and compute another from it",
     "constant": "subtract or add constants by the bias of a layer",
 }
 """Name of a function -> what a chip layer offers instead."""

@@ -30,7 +30,8 @@ class Value:
 
     Args:
         kind: ``input``, ``layer`` (result of call number `call`), ``concat`` (of `parts` along the channels), ``shape``
-            (`parts` has the one tensor that was given another shape), or the name of a function that is neither.
+            (`parts` has the one tensor that was given another shape), `CHANGED_IN_PLACE`, or the name of a function
+            that is none of these.
         shape: with the batch in front.
         call: number of the call, for ``layer``.
         parts: operands.
@@ -99,6 +100,9 @@ class ModelTrace:
         return tuple(self.calls[number] for number in sorted(numbers))
 
 
+CHANGED_IN_PLACE = "change in place"
+"""Kind of a value that was changed after it was made, while no function returned the new one."""
+
 _SHAPE_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({
     torch.flatten, Tensor.flatten, torch.reshape, Tensor.reshape, Tensor.view, torch.squeeze, Tensor.squeeze,
     torch.unsqueeze, Tensor.unsqueeze, torch.unflatten, Tensor.unflatten})
@@ -117,27 +121,35 @@ class _Recorder(TorchFunctionMode):
         self.modules: list[str] = []  # paths of the modules that run, the innermost last
         self._inside = 0
         self._values: dict[int, Value] = {}
+        self._versions: dict[int, int] = {}  # how often a tensor had been changed in place when it was seen
         self._kept: list[Tensor] = []  # keeps identities from being reused
         self._remember(inputs, Value(kind="input", shape=tuple(inputs.shape)))
 
     def _remember(self, tensor: Tensor, value: Value) -> None:
         self._kept.append(tensor)
         self._values[id(tensor)] = value
+        self._versions[id(tensor)] = num_changes(tensor)
 
     def value(self, tensor: Tensor) -> Value:
         """Where a tensor comes from; one that was not seen is a constant."""
-        return self._values.get(id(tensor)) or Value(kind="constant", shape=tuple(tensor.shape))
+        found = self._values.get(id(tensor))
+        if found is None:
+            return Value(kind="constant", shape=tuple(tensor.shape))
+        if self._versions[id(tensor)] != num_changes(tensor):
+            return Value(kind=CHANGED_IN_PLACE, shape=found.shape, parts=(found,))
+        return found
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (),
                            kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if self._inside:
+            return func(*args, **kwargs)
+        operands = tuple(self.value(t) for t in tensors_in((args, kwargs)))  # before the function changes them in place
         result = func(*args, **kwargs)
-        if not self._inside:
-            operands = tuple(self.value(t) for t in tensors_in((args, kwargs)))
-            if any(value.kind != "constant" for value in operands):
-                module = self.modules[-1] if self.modules else ""
-                for tensor in tensors_in(result):
-                    self._remember(tensor, replace(_derived(func, tensor, operands, args, kwargs), module=module))
+        if any(value.kind != "constant" for value in operands):
+            module = self.modules[-1] if self.modules else ""
+            for tensor in tensors_in(result):
+                self._remember(tensor, replace(_derived(func, tensor, operands, args, kwargs), module=module))
         return result
 
     def enter_layer(self) -> None:
@@ -159,9 +171,23 @@ def _derived(func: Callable[..., Any], tensor: Tensor, operands: tuple[Value, ..
         return operands[0]
     if func in _SHAPE_FUNCTIONS and shape[:1] == operands[0].shape[:1]:
         return Value(kind="shape", shape=shape, parts=operands[:1])
-    if func in _CONCAT_FUNCTIONS and (args[1] if len(args) > 1 else kwargs.get("dim", 0)) in (1, 1 - tensor.ndim):
-        return Value(kind="concat", shape=shape, parts=operands)
-    return Value(kind=getattr(func, "__name__", "function"), shape=shape, parts=operands)
+    if func in _CONCAT_FUNCTIONS:
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+        return Value(kind="concat" if dim in (1, 1 - tensor.ndim) else "cat", shape=shape, parts=operands)
+    return Value(kind=function_name(func), shape=shape, parts=operands)
+
+
+def function_name(func: Callable[..., Any]) -> str:
+    """Name of a function without underscores around it; of the access to an attribute, that of the attribute."""
+    name = str(getattr(func, "__name__", "function"))
+    owner = getattr(func, "__self__", None)
+    return str(getattr(owner, "__name__", name) if name == "__get__" else name).strip("_")
+
+
+def num_changes(tensor: Tensor) -> int:
+    """How often a tensor's memory was changed in place, through whatever view; 0 where torch does not count."""
+    with torch._C.DisableTorchFunction():  # asking is a call of torch as well, which a recorder would see
+        return 0 if tensor.is_inference() else tensor._version
 
 
 def tensors_in(nested: Any) -> Iterator[Tensor]:

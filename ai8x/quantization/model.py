@@ -28,6 +28,7 @@ from ai8x.nn.thresholds import LayerThreshold, calibrate_activations
 from ai8x.nn.trace import tensors_in
 from ai8x.nn.wrappers import unwrap_model
 from ai8x.quantization.integers import QuantizationOptions, quantize_checkpoint
+from ai8x.sample import array_sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,12 +95,14 @@ def quantize_model(model: nn.Module, *, arch: str, batches: Iterable[Tensor] | N
         arch: name for the checkpoint.
         batches: inputs to calibrate a model in float mode with, which needs it unless it was trained with clamps;
             other models take no notice of them.
-        sample: one input (C, H, W) or (C, L) of -1 to 1; the known answer of the generated code.
+        sample: one input (C, H, W), (C, L) or (F,) of -1 to 1; the known answer of the generated code.
         labels: names of the classes.
         options: None quantises as training did.
 
     Raises:
-        UserError: E0536 for a model in integer mode, E0530 to E0535 for states that cannot be quantised.
+        UserError: E0536 for a model in integer mode, E0530 to E0535 for states that cannot be quantised, E0642 for a
+            sample that is not one input.
+        ValueError: no batch at all.
     """
     inner = copy.deepcopy(unwrap_model(model)).cpu().eval()
     stored = None if sample is None else _stored_sample(sample)
@@ -139,4 +142,8 @@ def _distance(reference: nn.Module, integer: nn.Module, batches: Iterable[Tensor
 
 
 def _stored_sample(sample: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
-    return np.asarray((to_grid(sample.detach().cpu()) * Q7_ONE).to(torch.int8).numpy())
+    """The sample as checkpoints hold it: (C, H, W) or (C, L); features become channels of length 1."""
+    planes = sample.unsqueeze(-1) if sample.dim() == 1 else sample
+    values = np.asarray((to_grid(planes.detach().cpu()) * Q7_ONE).to(torch.int8).numpy())
+    array_sample(values)  # refuses what is no single input
+    return values

@@ -159,7 +159,11 @@ def create_model(spec: ModelSpec, data: DataSpec, config: TrainConfig) -> nn.Mod
 
 def build_model(spec: ModelSpec, shape: tuple[int, ...], num_classes: int, config: TrainConfig, **further: Any
                 ) -> nn.Module:
-    """A model in float mode for an input shape; ``further`` goes to its factory."""
+    """A model in float mode for an input shape; ``further`` goes to its factory.
+
+    Raises:
+        UserError: E0605 where the model refuses the shape (its factory raises ValueError).
+    """
     dimensions = (shape[1], 1) if len(shape) == 2 else (shape[1], shape[2])
     arguments: dict[str, Any] = {
         "pretrained": False, "num_classes": num_classes, "num_channels": shape[0], "dimensions": dimensions,
@@ -168,6 +172,10 @@ def build_model(spec: ModelSpec, shape: tuple[int, ...], num_classes: int, confi
     set_device(config.device, simulate=False, round_avg=config.avg_pool_rounding)
     try:
         model = spec.factory(**arguments)
+    except ValueError as error:
+        raise user_error("E0605", f"model '{spec.name}' does not take this data: {error}",
+                         found=f"input shape {shape}, {num_classes} classes",
+                         help="choose other data with --dataset NAME, or another model with --model NAME") from error
     finally:
         reset_device()
     set_output_scale(model, OutputScale.REAL)
@@ -266,7 +274,8 @@ def _kind_of(entry: Mapping[str, Any]) -> TaskKind:
 
 def _unknown(code: str, what: str, name: str, known: Mapping[str, object],
              problems: tuple[Diagnostic, ...]) -> UserError:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    other_case = [key for key in known if key.lower() == name.lower()]
+    near = other_case or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     advice = f"did you mean '{near[0]}'?" if near else f"use one of the names that {_LISTS[what]} prints"
     error = Diagnostic(code=code, message=f"unknown {what} '{name}'", found=name, allowed=", ".join(sorted(known)),
                        help=advice)

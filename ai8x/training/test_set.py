@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ai8x.errors import UserError
-from ai8x.training.data import BatchPlan, LoaderArguments
+from ai8x.training.data import BatchPlan, LoaderArguments, TaskKind
 from ai8x.training.registry import discover, find_dataset
 
 _BATCH = 256
@@ -20,25 +22,42 @@ class TestSet:
 
     Args:
         inputs: int8 array (N, C, H, W); 1-D data has W = 1.
-        targets: class of each, int64 (N,).
+        targets: class of each, int64 (N,); None where items have no single class: objects, values, classes of pixels.
         labels: class names.
     """
 
     inputs: NDArray[np.int8]
-    targets: NDArray[np.int64]
+    targets: NDArray[np.int64] | None
     labels: tuple[str, ...]
 
 
-def load_test_set(name: str) -> TestSet | None:
-    """The whole test part, in its own order, or None where the data set is unknown or not on this machine."""
+def load_test_set(name: str, *, first_only: bool = False) -> TestSet | None:
+    """The test part, in its own order.
+
+    Args:
+        name: of the data set.
+        first_only: the others may be missing, which saves reading them where the data set can.
+
+    Returns:
+        None where the data set is unknown, not on this machine, or has no test items.
+    """
     try:
         data = find_dataset(discover(), name)
-        parts = data.loader(LoaderArguments(act_mode_8bit=True))
+        parts = data.loader(LoaderArguments(act_mode_8bit=True, truncate_testset=first_only))
     except UserError:
         return None
     batches = list(parts.test.batches(BatchPlan(batch_size=_BATCH)))
+    if not batches:
+        return None
     inputs = np.concatenate([images.numpy() for images, _ in batches])
-    targets = np.concatenate([classes.numpy() for _, classes in batches]).astype(np.int64)
     if inputs.ndim == 3:
         inputs = inputs[..., None]
-    return TestSet(inputs=np.ascontiguousarray(inputs, np.int8), targets=targets, labels=data.labels)
+    return TestSet(inputs=np.ascontiguousarray(inputs, np.int8), labels=data.labels,
+                   targets=_classes(data.kind, [targets for _, targets in batches]))
+
+
+def _classes(kind: TaskKind, batches: Sequence[Any]) -> NDArray[np.int64] | None:
+    """One class for every item, or None."""
+    if kind is not TaskKind.CLASSIFICATION or batches[0].ndim != 1:
+        return None
+    return np.concatenate([targets.numpy() for targets in batches]).astype(np.int64)

@@ -126,3 +126,16 @@ def test_options_cannot_be_abbreviated(parser: CommandParser) -> None:
     with pytest.raises(SystemExit) as stopped:
         parser.parse_args(["--rar", "5"])
     assert stopped.value.code == 2
+
+
+def test_an_unknown_option_names_the_nearest_one(parser: CommandParser, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args(["--rar", "5"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith("unrecognized arguments: --rar 5; did you mean --rare?\n")
+
+
+def test_a_negative_number_is_a_value_even_beside_an_option_like_it(parser: CommandParser) -> None:
+    parser.add_argument("-8", dest="eight", action="store_true")
+    parsed = parser.parse_args(["--rare", "-1", "-8"])
+    assert (parsed.rare, parsed.eight) == (-1, True)

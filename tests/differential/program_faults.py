@@ -205,12 +205,11 @@ def bias_offset(rng: np.random.Generator, program: Program) -> tuple[Program, st
 
 
 def input_bit(rng: np.random.Generator, program: Program) -> tuple[Program, str]:
-    """One bit of a channel of the sample inverted."""
+    """One bit of the sample's words inverted."""
     position = _position(rng, program.load_input)
     block = program.load_input[position]
-    channels = [bit for bit in range(WORD_BITS) if block.mask >> bit & 1]
     words = block.words.copy()
-    words[_position(rng, words)] ^= np.uint32(1 << channels[_position(rng, channels)])
+    words[_position(rng, words)] ^= np.uint32(1 << _position(rng, range(WORD_BITS)))
     return _swap_in(program, "load_input", position, replace(block, words=words)), block.name
 
 

@@ -3,7 +3,9 @@
 import dataclasses
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +26,24 @@ from ai8x.max7800x.options import (
     parse_boost,
     plain_options,
 )
+from ai8x.max7800x.placement import DataFormat, Placement
 from ai8x.max7800x.program import Program
 from ai8x.max7800x.simulator import Accelerator
-from ai8x.network.ir import Network
+from ai8x.network.ir import Network, TensorShape
 from ai8x.network.reference import run_network
 from ai8x.sample import Sample, repeat_words
 
-from .lowering_examples import plan_of, real_program, residual, small
+from .lowering_examples import (
+    conv,
+    linear,
+    network_of,
+    place,
+    plan_of,
+    random_tensors,
+    real_program,
+    residual,
+    small,
+)
 
 STRICT = "WARNINGS=-Wall -Wextra -Wconversion -Wshadow -Werror"
 QUIET = CodegenOptions(debug_wait_s=0)
@@ -125,17 +138,58 @@ def test_energy_measurement_repeats_loading_and_inference(tmp_path: Path) -> Non
     assert run.result.time_us > 2e6
 
 
-def test_synthesized_input_is_made_by_the_firmware(tmp_path: Path) -> None:
-    network, placement = small(fifo=True)
+def planar(*, fifo: bool) -> tuple[Network, Placement]:
+    """`small` with channel-major input of 81 pixels, which do not fill the last word."""
+    network = network_of(conv(0, (3, 9, 9), 6), linear(1, (6, 9, 9), 10, output_bits=32, output_shift=0), name="planar")
+    processors = 0x1_0001_0001 if fifo else 0x111
+    layers = (place(processors, 0x3F, 0x4000, data_format=DataFormat.CHW), place(0x3F, 0x3FF, 0, 0x4000))
+    return network, Placement(layers=layers, fifo=fifo)
+
+
+def scattered() -> tuple[Network, Placement]:
+    """Channels that share no word with their neighbours: processors 1, 2 and 7."""
+    network = network_of(conv(0, (3, 8, 8), 6, output_shift=-3), name="scattered")
+    return network, Placement(layers=(place(0x86, 0x3F, 0x4000),))
+
+
+def two_passes() -> tuple[Network, Placement]:
+    """70 channels in two passes over nine groups of processors, in three quadrants."""
+    network = network_of(conv(0, (70, 5, 5), 6, output_shift=-6), name="passes")
+    return network, Placement(layers=(place((1 << 36) - 1, 0x3F, 0x4000),))
+
+
+def cropped() -> tuple[Network, Placement]:
+    """The first row and the last two of the sample are not read."""
+    layer = conv(0, (5, 5, 8), 6, output_shift=-4, in_crop=(1, 2))
+    network = Network(name="cropped", input_shape=TensorShape(5, 8, 8), layers=(layer,))
+    return network, Placement(layers=(place(0x1F, 0x3F, 0x4000),))
+
+
+@pytest.mark.parametrize(("example", "words", "increment"), [
+    (partial(small, fifo=True), 8, 0x10307), (small, 8, 0x10307), (small, 5, -3), (small, 100, 1),
+    (partial(planar, fifo=True), 7, 0x01FF0305), (partial(planar, fifo=False), 7, 0x01FF0305),
+    (scattered, 3, 0x80FF7F01), (two_passes, 6, 0xFEDCBA98), (cropped, 6, 0x01020304), (residual, 4, 0xFFFFFFFF)])
+def test_synthesized_input_is_made_by_the_firmware(tmp_path: Path, example: Callable[[], tuple[Network, Placement]],
+                                                   words: int, increment: int) -> None:
+    network, placement = example()
     rng = np.random.default_rng(4)
     given = Sample(values=rng.integers(-128, 128, network.input_shape.as_tuple()).astype(np.int8), origin="test")
-    sample = repeat_words(given, words=8, increment=0x10307)
-    program = lower_network(network, plan_of(network, placement), sample.values, run_network(network, sample.values),
-                            LowerOptions(stop_start=True))
-    program = store_few_words(program, SyntheticInput(increment=0x10307, words=8), 3)
+    sample = repeat_words(given, words=words, increment=increment)
+    plan, options = plan_of(network, placement), LowerOptions(stop_start=placement.fifo)
+    whole = lower_network(network, plan, sample.values, run_network(network, sample.values), options)
+    program = store_few_words(whole, plan.layers[0], sample.values, SyntheticInput(increment=increment, words=words))
+    assert list(program.bus_writes()) == list(whole.bus_writes())
+    groups, pixels = -(-network.input_shape.channels // 4), network.input_shape.height * network.input_shape.width
     text = render_sources(program, network, QUIET)["sampledata.h"]
-    assert text.count("0x") == 8
+    assert text.count("0x") == groups * min(words, pixels)
     Run(tmp_path, program, network, QUIET).check()
+
+
+def test_a_sample_that_does_not_follow_from_its_first_words_is_not_shortened() -> None:
+    network, placement = small()
+    plan, sample = plan_of(network, placement), random_tensors(network)[0]
+    with pytest.raises(ValueError, match="does not follow from its first 8 words"):
+        store_few_words(real_program(network, placement), plan.layers[0], sample, SyntheticInput(increment=1))
 
 
 def test_synthesized_words_carry_between_channels_and_are_masked() -> None:
@@ -187,7 +241,7 @@ def test_endless_firmware_repeats_the_inference(tmp_path: Path) -> None:
     ({"fast_fifo": True}, "E0397"),
     ({"fast_fifo": True, "fifo": True, "code": CodegenOptions(core=Core.RISCV)}, "E0397"),
     ({"quad": True}, "E0397"),
-    ({"synthetic_input": SyntheticInput(increment=1)}, "E0397"),
+    ({"synthetic_input": SyntheticInput(increment=1), "code": CodegenOptions(compact=False)}, "E0397"),
     ({"code": CodegenOptions(energy=True, forever=True)}, "E0397"),
     ({"lower": LowerOptions(check_layers=True), "code": CodegenOptions(known_answer=False)}, "E0397"),
 ])
@@ -200,7 +254,7 @@ def test_impossible_choices_are_refused(changes: dict, code: str) -> None:
 @pytest.mark.parametrize("changes", [
     {"lower": LowerOptions(clock_source=ClockSource.ISO, clock_divider=2)}, {"code": CodegenOptions(timer=5)},
     {"code": CodegenOptions(boost=BoostPin(port=2, pin=31))},
-    {"fifo": True, "synthetic_input": SyntheticInput(increment=1)},
+    {"fifo": True, "synthetic_input": SyntheticInput(increment=1)}, {"synthetic_input": SyntheticInput(increment=1)},
     {"fast_fifo": True, "quad": True, "code": CodegenOptions(core=Core.RISCV)}, {}])
 def test_possible_choices_pass(changes: dict) -> None:
     check_options(ProjectOptions(**changes))

@@ -125,3 +125,9 @@ def test_nodes_are_described_in_few_words():
     assert [describe_node(value) for _, value in root.entries] == ["[1, 2]", "a list of 1 entries", "nothing",
                                                                    "a list of 9 entries"]
     assert describe_node(root) == "a mapping of 4 keys"
+
+
+def test_a_checkpoint_in_the_place_of_the_network_file_is_recognised():
+    with pytest.raises(UserError) as error:
+        parse_network_file(b"PK\x03\x04\x00\x00\x08\x08\x80", "q.pth.tar")
+    assert error.value.diagnostics[0].help == "give a YAML file here, the checkpoint behind it"

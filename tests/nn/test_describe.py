@@ -241,6 +241,11 @@ class Inner(nn.Module):
         return self.between(data)
 
 
+def first_row_cleared(t: Tensor) -> Tensor:
+    t[:, :, 0] = 0
+    return t
+
+
 @pytest.mark.parametrize(("between", "found", "help"), [
     (lambda t: F.relu(t), "relu in module 'middle'", "ai8x.FusedConv2dReLU"),
     (lambda t: t + t, "add in module 'middle'", "ai8x.Add"),
@@ -249,12 +254,15 @@ class Inner(nn.Module):
     (lambda t: t.mean((2, 3), keepdim=True), "mean in module 'middle'", "ai8x.AvgPool2d"),
     (lambda t: t.transpose(2, 3), "transpose in module 'middle'", "order of dimensions"),
     (lambda t: torch.cat([t, t], dim=2), "cat in module 'middle'", "dim=1"),
+    (lambda t: torch.concat([t, t], dim=2), "cat in module 'middle'", "dim=1"),
+    (first_row_cleared, "change in place", "compute another"),
     (lambda t: torch.cat([t, torch.zeros_like(t)], dim=1), "zeros_like in module 'middle'", ""),
     (lambda t: torch.cat([t, torch.zeros(t.shape)], dim=1), "constant", "bias"),
     (lambda t: t[:, :1], "getitem", "layer of its own"),
     (lambda t: F.interpolate(t, scale_factor=2), "interpolate in module 'middle'", "ConvTranspose2d"),
     (lambda t: t.reshape(len(t), 8, 2, 2), "a change of shape from 2x4x4 to 8x2x2", "channels stay"),
-], ids=["relu", "add", "sub", "max", "mean", "transpose", "rows", "zeros_like", "zeros", "slice", "resize", "channels"])
+], ids=["relu", "add", "sub", "max", "mean", "transpose", "rows", "rows, other name", "assignment", "zeros_like",
+        "zeros", "slice", "resize", "channels"])
 def test_what_no_layer_computes_is_refused_with_its_place(
     between: Callable[[Tensor], Tensor], found: str, help: str
 ) -> None:
@@ -286,6 +294,13 @@ def test_plain_layers_of_torch_are_named() -> None:
 def test_a_model_without_layers_of_ours_is_refused(model: nn.Module) -> None:
     with pytest.raises(UserError, match="E0725"):
         describe_model(model, (1, 4, 4), name="net")
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (1,), (1, 0, 0)])
+def test_an_input_that_the_model_does_not_take_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="E0726") as caught:
+        describe_model(nn.Sequential(modules.Conv2d(1, 1, 3)), shape, name="net")
+    assert "input_shape" in caught.value.diagnostics[0].help
 
 
 def test_a_linear_layer_on_a_map_is_refused() -> None:

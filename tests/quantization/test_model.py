@@ -1,12 +1,14 @@
 """Models in memory: calibrated, quantised, and the checkpoint that synthesis reads."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import ai8x
+from ai8x.checkpoint import write_checkpoint
 from ai8x.nn.base import Mode, model_mode
 from ai8x.quantization.model import calibrate, quantize_model, to_grid
 
@@ -68,6 +70,23 @@ def test_a_quantised_model_is_refused() -> None:
     done = quantize_model(model(), arch="net", batches=[batch()]).model
     with pytest.raises(ai8x.UserError, match="E0536"):
         quantize_model(done, arch="net", batches=[batch()])
+
+
+def test_a_network_of_features_reaches_the_chips(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = ai8x.convert(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)), torch.zeros(1, 16))
+    data = torch.rand(8, 16) * 2 - 1
+    found = quantize_model(plain, arch="features", batches=[data], sample=data[0])
+    write_checkpoint(tmp_path / "q.pth.tar", found.checkpoint)
+    result = ai8x.synthesize(found.model, tmp_path / "q.pth.tar", out=tmp_path / "out", input_shape=(16,),
+                             verify=False)
+    assert result.report.input_shape == (16, 1, 1) and not result.report.chips[0].refusal
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (), (1, 0, 8)])
+def test_a_sample_is_one_input(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ai8x.UserError, match="E0642"):
+        quantize_model(model(), arch="net", batches=[batch()], sample=torch.zeros(shape))
 
 
 def test_equalisation_is_chosen_where_it_brings_integers_nearer() -> None:

@@ -160,3 +160,16 @@ def test_ai85net5_has_the_weights_of_its_description():
     model = create_model(find_model(catalogue, "ai85net5"), find_dataset(catalogue, "MNIST"), TrainConfig())
     assert sum(p.numel() for p in model.parameters() if p.dim() >= 2) == 71148
     assert model.conv1.op.bias is None and model.fc.op.bias is not None
+
+
+def test_a_model_that_refuses_the_size_of_the_data_is_the_users_error():
+    catalogue = discover()
+    with pytest.raises(UserError, match="takes 32x32 images, not 28x28") as error:
+        create_model(find_model(catalogue, "ai85simplenet"), find_dataset(catalogue, "digits"), TrainConfig())
+    assert code_of(error) == "E0605"
+
+
+def test_a_data_set_in_other_case_is_proposed():
+    with pytest.raises(UserError) as error:
+        find_dataset(discover(), "mnist")
+    assert error.value.diagnostics[0].help == "did you mean 'MNIST'?"

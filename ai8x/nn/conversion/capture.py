@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ai8x.errors import Source, user_error
+from ai8x.errors import Diagnostic, Source, UserError, user_error
 from ai8x.nn.base import ElementwiseModule, QuantizationAwareModule
-from ai8x.nn.trace import tensors_in
+from ai8x.nn.trace import function_name, num_changes, tensors_in
 from ai8x.nn.wrappers import evaluation_mode
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -32,10 +32,12 @@ class Ref:
     Args:
         number: of the tensor, in order of appearance; 0 is the input.
         shape: with the batch in front.
+        is_stale: the tensor was changed in place since, and no call returned the new one.
     """
 
     number: int
     shape: tuple[int, ...]
+    is_stale: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,6 +109,7 @@ class _Recorder(TorchFunctionMode):
         TorchFunctionMode.__init__(self)
         self._refs: dict[int, Ref] = {}
         self._kept: list[Tensor] = []  # keeps identities from being reused
+        self._versions: list[int] = []  # by number, how often the tensor had been changed in place
         self._paths: list[str] = [""]
         self._arguments: list[tuple[Any, Any]] = []
         self._leaves = 0
@@ -115,13 +118,17 @@ class _Recorder(TorchFunctionMode):
         """A new number for a tensor; one that was changed in place gets another."""
         ref = Ref(len(self._kept), tuple(tensor.shape))
         self._kept.append(tensor)
+        self._versions.append(num_changes(tensor))
         self._refs[id(tensor)] = ref
         return ref
 
     def replaced(self, nested: Any) -> Any:
         """Nested arguments with `Ref` in place of known tensors."""
         if isinstance(nested, Tensor):
-            return self._refs.get(id(nested), nested)
+            ref = self._refs.get(id(nested))
+            if ref is None:
+                return nested
+            return replace(ref, is_stale=self._versions[ref.number] != num_changes(nested))
         if isinstance(nested, Mapping):
             return {key: self.replaced(value) for key, value in nested.items()}
         if isinstance(nested, (tuple, list)):
@@ -132,6 +139,7 @@ class _Recorder(TorchFunctionMode):
         tensors = list(tensors_in(result))
         if not tensors:
             return
+        _check_not_stale(arguments, self._paths[-1])
         args, kwargs = arguments
         self.calls.append(Call(path=self._paths[-1], target=target, args=args, kwargs=kwargs,
                                result=tuple(self.remember(t) for t in tensors), source=source))
@@ -144,7 +152,7 @@ class _Recorder(TorchFunctionMode):
         arguments = (self.replaced(args), self.replaced(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if any(True for _ in _refs(arguments)):
-            self._append(getattr(func, "__name__", str(func)).strip("_"), arguments, result, _calling_line())
+            self._append(function_name(func), arguments, result, _calling_line())
         return result
 
     def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -162,6 +170,20 @@ class _Recorder(TorchFunctionMode):
             if is_leaf(module) and any(True for _ in _refs(arguments)):
                 self._append(module, arguments, result, None)
         self._paths.pop()
+
+
+def _check_not_stale(nested: Any, path: str) -> None:
+    """Refuse tensors of which nothing says what they hold by now.
+
+    Raises:
+        UserError: E0761.
+    """
+    if any(ref.is_stale for ref in _refs(nested)):
+        raise UserError(Diagnostic(
+            code="E0761", message="a tensor is read that was changed in place under another name", layer=path,
+            source=_calling_line(), found="an assignment to a part of it, or an in-place function on a view",
+            allowed="in-place functions whose result is what is read on",
+            help="write it without a change in place, such as y = F.relu(y)"))
 
 
 def _calling_line() -> Source | None:
@@ -198,13 +220,15 @@ def capture(module: nn.Module, example: Tensor) -> Capture:
         example: a batch.
 
     Raises:
-        UserError: E0760 where the example is no batch, or the model cannot be run on it.
+        UserError: E0760 where the example is no batch, or the model cannot be run on it; E0761 where a tensor is
+            changed in place so that no call returns the new one.
     """
     if not isinstance(example, Tensor) or example.dim() < 2:
         found = f"{type(example).__name__} {tuple(getattr(example, 'shape', ()))}"
         raise user_error("E0760", "the example is one batch of data", found=found,
                          allowed="a tensor (N, C, H, W), (N, C, L) or (N, F)",
                          help="write convert(model, torch.zeros(1, 3, 32, 32))")
+    example = example.clone()  # the model may change its input in place
     recorder = _Recorder()
     reference = recorder.remember(example)
     handles = []
@@ -215,7 +239,9 @@ def capture(module: nn.Module, example: Tensor) -> Capture:
     try:
         with evaluation_mode(module), recorder:
             result = module(example)
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise anything
         raise user_error("E0760", f"the model does not run on the example: {_first_line(error)}",
                          found=f"an example of shape {tuple(example.shape)}", allowed="a batch that the model accepts",
                          help="call convert(model, example_input) with a batch that model(example_input) takes"
@@ -223,7 +249,9 @@ def capture(module: nn.Module, example: Tensor) -> Capture:
     finally:
         for handle in handles:
             handle.remove()
-    return Capture(input=reference, calls=tuple(recorder.calls), output=recorder.replaced(result))
+    output = recorder.replaced(result)
+    _check_not_stale(output, "")
+    return Capture(input=reference, calls=tuple(recorder.calls), output=output)
 
 
 def _first_line(error: Exception) -> str:

@@ -51,7 +51,8 @@ def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bo
 
     Raises:
         UserError: E0760 where the model does not run, E0761 to E0765 for operations without a form, E0372 to E0386 for
-            limits of the chip; all findings together, each with the path of the layer and the nearest form.
+            limits of the chip; all findings together, each with the path of the layer and the nearest form. E0766
+            where the model computes no finite numbers.
     """
     source, example = _on_cpu(module, example_input)
     captured = capture(source, example)
@@ -94,15 +95,25 @@ def _check_equality(module: nn.Module, model: ConvertedModel, example: Tensor) -
     """Hold the conversion against the original.
 
     Raises:
+        UserError: E0766, the original's results are not finite, so that nothing can be compared.
         RuntimeError: they differ, which is a defect of the conversion.
     """
     generator = torch.Generator().manual_seed(0)
     sample = torch.rand(example.shape, generator=generator).mul(2).sub(1).to(example)
     with evaluation_mode(module), evaluation_mode(model):
-        pairs = list(zip(tensors_in(module(sample)), tensors_in(model(sample)), strict=True))
+        # The original may change its input in place.
+        pairs = list(zip(tensors_in(module(sample.clone())), tensors_in(model(sample)), strict=True))
     for expected, found in pairs:
-        limit = RELATIVE_TOLERANCE * max(1.0, float(expected.abs().max()))
+        if not bool(expected.isfinite().all()):
+            raise user_error("E0766", "the model does not compute finite numbers", found="infinity or NaN in its "
+                             "results for inputs of -1 to 1", allowed="finite results",
+                             help="look for NaN in its parameters, and train it again")
+        if expected.shape != found.shape:
+            raise _defect(f"shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
         difference = float((expected - found).abs().max())
-        if expected.shape != found.shape or not difference <= limit:
-            raise RuntimeError(f"the converted model differs from the original by {difference}; please report this "
-                               "with the model")
+        if not difference <= RELATIVE_TOLERANCE * max(1.0, float(expected.abs().max())):
+            raise _defect(f"by {difference}")
+
+
+def _defect(how: str) -> RuntimeError:
+    return RuntimeError(f"the converted model differs from the original: {how}; please report this with the model")

@@ -8,7 +8,6 @@ Source: spec/ai8x-training.md sections 3.1 (order in a layer) and 3.3 (names of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,8 +103,8 @@ class FusedGroup:
     def key(self) -> tuple[object, ...]:
         """Two groups with the same key are the same layer, used twice."""
         conv = self.conv
-        return (id(conv.weight), id(conv.bias), conv.operator, conv.before, conv.dilation, self.pool, self.activation,
-                id(self.norm.module) if self.norm else None, self.wide)
+        return (id(conv.weight), id(conv.bias), conv.operator, conv.before, conv.dilation, conv.groups, self.pool,
+                self.activation, id(self.norm.module) if self.norm else None, self.wide)
 
     def class_name(self) -> str:
         """By the grammar of the vendor's names."""
@@ -329,7 +328,8 @@ class LayerBuilder:
         return found
 
 
-_RESERVED: Mapping[str, None] = dict.fromkeys(("report", "steps", "training", "structure"))
+_RESERVED = frozenset({"report", "steps", "training", "structure", "_computed", "_done", "_input_name"})
+"""Attributes of `ai8x.nn.conversion.model.ConvertedModel` beside those of `nn.Module`."""
 
 
 def _kind(group: FusedGroup) -> str:

@@ -251,7 +251,7 @@ class Graph:
     Args:
         nodes: the first is the input.
         outputs: nodes whose results the model returns.
-        structure: of what the model returns, with node names in place of tensors: a name, or tuples and mappings.
+        structure: of what the model returns, with node names in place of tensors: a name, None, or tuples and mappings.
     """
 
     nodes: tuple[Node, ...]
@@ -342,6 +342,8 @@ def _redirected(node: Node, names: Mapping[str, str]) -> Node:
 
 
 def _renamed(structure: Any, names: Mapping[str, str]) -> Any:
+    if structure is None:
+        return None
     if isinstance(structure, str):
         return names.get(structure, structure)
     if isinstance(structure, Mapping):

@@ -48,7 +48,7 @@ class ConvertedModel(nn.Module):
         layers: by name, in the order in which they run.
         steps: what to compute, in order.
         input_name: of the model's input among the steps' tensors.
-        structure: of what the model returns: a tensor's name, or tuples and mappings of them.
+        structure: of what the model returns: a tensor's name, None, or tuples and mappings of them.
         report: what conversion did.
 
     Attributes:
@@ -76,7 +76,7 @@ class ConvertedModel(nn.Module):
             data: a batch of the example's shape; multiples of 1/128, integers in integer mode.
 
         Returns:
-            What the original returns.
+            What the original returns, lists as tuples.
         """
         tensors = {self._input_name: data}
         for step, done in zip(self.steps, self._done, strict=True):
@@ -95,6 +95,8 @@ class ConvertedModel(nn.Module):
 
 
 def _names(structure: Any) -> tuple[str, ...]:
+    if structure is None:
+        return ()
     if isinstance(structure, str):
         return (structure,)
     parts = structure.values() if isinstance(structure, Mapping) else structure
@@ -102,6 +104,8 @@ def _names(structure: Any) -> tuple[str, ...]:
 
 
 def _filled(structure: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if structure is None:
+        return None
     if isinstance(structure, str):
         return tensors[structure]
     if isinstance(structure, Mapping):

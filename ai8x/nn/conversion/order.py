@@ -8,6 +8,7 @@ Source: spec/ai8x-training.md sections 3.1 (order in a layer) and 3.4 (pooling w
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from torch import nn
@@ -128,10 +129,13 @@ def _is_pointwise(conv: Convolution) -> bool:
 def with_wide_heads(graph: Graph, rewriting: Rewriting) -> Graph:
     """1x1 convolutions of one pixel at the end are linear layers, whose outputs may have 32 bits."""
     del rewriting
+    uses = Counter(id(node.operation.weight) for node in graph.nodes if isinstance(node.operation, Convolution))
     for node in graph.nodes:
         current = graph.by_name[node.name]
         conv = current.operation
         if not isinstance(conv, Convolution) or not _is_pointwise(conv) or set(current.shape[2:]) != {1}:
+            continue
+        if uses[id(conv.weight)] > 1:  # a linear layer has weights of its own, which would be trained apart
             continue
         readers = graph.readers(current)
         if any(not isinstance(reader.operation, Reshape) or graph.readers(reader) for reader in readers):

@@ -82,18 +82,18 @@ def scaled(shape: Shape, factor: Tensor | float, offset: Tensor | float) -> Read
     Raises:
         NotPossible: E0762 where the constants differ within a channel, or the data has no channels.
     """
+    if not isinstance(factor, Tensor) and not isinstance(offset, Tensor) and (factor, offset) == (1, 0):
+        return Reading(operations=(Identity(),))
     if len(shape) not in CONV_OPERATORS:
         raise NotPossible("arithmetic with constants on features", code="E0762",
                           help="the factor in the weights of the linear layer")
     channels, dims = shape[1], len(shape) - 2
     weight, bias = (_per_channel(value, shape) for value in (factor, offset))
-    copies = bool((weight == 1).all())
-    weight = torch.full_like(weight, COPY) if copies else weight
+    weight = torch.full_like(weight, COPY) if bool((weight == 1).all()) else weight
     conv = Convolution(
         operator=CONV_OPERATORS[len(shape)], weight=nn.Parameter(weight.reshape(channels, 1, *(1,) * dims)),
         bias=nn.Parameter(bias) if bool(bias.any()) else None, kernel=(1,) * dims, stride=(1,) * dims,
-        before=(0,) * dims, after=(0,) * dims, dilation=(1,) * dims, groups=channels,
-        copies=copies and not bool(bias.any()))
+        before=(0,) * dims, after=(0,) * dims, dilation=(1,) * dims, groups=channels)
     return Reading(operations=(conv,))
 
 
@@ -142,8 +142,8 @@ def read_slice(call: Call) -> Reading:
     steps = tuple(part.step for part in ranges)
     operations: list[Padding | Pooling] = []
     before = tuple(-part.start for part in ranges)
-    after = tuple(part.stop - size if step == 1 else 0
-                  for part, size, step in zip(ranges, shape[2:], steps, strict=True))
+    # Subsampling passes over elements behind its last one, unless there are so many that it would take another.
+    after = tuple(min(0, part[-1] + part.step - size) for part, size in zip(ranges, shape[2:], strict=True))
     if any(before) or any(after):
         operations.append(Padding(before=before, after=after))
     if set(steps) != {1}:

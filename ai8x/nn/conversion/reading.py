@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from ai8x.errors import Diagnostics
+from ai8x.errors import Diagnostic, Diagnostics
 from ai8x.nn.base import ElementwiseModule, QuantizationAwareModule
 from ai8x.nn.conversion.arguments import NotPossible, Reading, described, notice, refusal, replaced_notice
 from ai8x.nn.conversion.capture import Call, Capture, Ref, output_refs
@@ -71,7 +71,7 @@ _NAMES: Mapping[Reader, str] = {
     read_dropout: "Dropout Dropout1d Dropout2d AlphaDropout FeatureAlphaDropout dropout dropout1d dropout2d "
     "alpha_dropout feature_alpha_dropout",
     read_host_function: "Softmax LogSoftmax Softmax2d Sigmoid Tanh softmax log_softmax sigmoid tanh argmax",
-    read_identity: "Identity contiguous clone detach to float type_as requires_grad",
+    read_identity: "Identity contiguous clone detach data to float type_as requires_grad",
     read_other_norm: "LayerNorm GroupNorm InstanceNorm1d InstanceNorm2d LocalResponseNorm RMSNorm layer_norm "
     "group_norm instance_norm local_response_norm rms_norm normalize",
     read_pool: "MaxPool1d MaxPool2d AvgPool1d AvgPool2d max_pool1d max_pool2d avg_pool1d avg_pool2d",
@@ -185,7 +185,16 @@ class _GraphReader:
             return {key: self._structure(value) for key, value in output.items()}
         if isinstance(output, tuple):
             return tuple(self._structure(value) for value in output)
-        raise TypeError(f"the model returns {type(output).__name__}")
+        if output is not None:
+            self.findings.add(Diagnostic(
+                code="E0761", message=f"the model returns {_article(output)} that does not depend on its input",
+                found=type(output).__name__, allowed="tensors computed from the input, in tuples, lists and mappings",
+                help="return it from a function around the model instead"))
+        return None
+
+
+def _article(output: Any) -> str:
+    return "a tensor" if isinstance(output, Tensor) else f"a value of type {type(output).__name__}"
 
 
 def _read(call: Call, operations: tuple[Operation, ...]) -> tuple[Ref, ...]:

@@ -153,7 +153,8 @@ def _legalised(graph: Graph, rewriting: Rewriting) -> Graph:
             continue
         current = graph.by_name[node.name]
         shape = graph.producer(current).shape
-        key = (id(conv.weight), id(conv.bias), conv.operator, conv.stride, conv.before, conv.after, shape)
+        key = (id(conv.weight), id(conv.bias), conv.operator, conv.stride, conv.before, conv.after, conv.dilation,
+               conv.groups, conv.output_padding, shape)
         forms = known.get(key)
         if forms is None:
             forms = _forms(graph, current, conv, rewriting)

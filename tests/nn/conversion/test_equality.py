@@ -172,6 +172,12 @@ def causal(x: Tensor, conv: nn.Module) -> Tensor:
     return conv(x)[:, :, :-4]
 
 
+def difference_in_place(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
+    found = a(x)
+    found -= b(x)
+    return found
+
+
 FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "relu, max_pool2d, flatten": (
         Function(lambda x, a, b: b(torch.flatten(F.max_pool2d(F.relu(a(x)), 2), 1)), nn.Conv2d(2, 4, 3),
@@ -208,6 +214,16 @@ FUNCTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "functional convolution": (
         Function(lambda x, a: F.conv2d(x, a.weight, a.bias, padding=1), nn.Conv2d(2, 4, 3)), (2, 8, 8)),
     "control flow": (Function(lambda x, a: a(x) if x.shape[2] > 4 else x, nn.Conv2d(2, 4, 3)), (2, 8, 8)),
+    "sum of a list": (Function(lambda x, a, b: sum([a(x), b(x)]), nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)), (2, 8, 8)),
+    "product with one": (Function(lambda x, a: a(x) * 1.0, nn.Conv2d(2, 4, 1)), (2, 8, 8)),
+    "product in place": (Function(lambda x, a: a(x).mul_(0.5), nn.Conv2d(2, 4, 1)), (2, 8, 8)),
+    "difference in place": (Function(difference_in_place, nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)), (2, 8, 8)),
+    "detached data": (Function(lambda x, a: a(x).data, nn.Conv2d(2, 4, 1)), (2, 8, 8)),
+    "one weight, two dilations": (
+        Function(lambda x, a: torch.cat([F.conv1d(x, a.weight, dilation=2), F.conv1d(x, a.weight)[:, :, 2:]], 1),
+                 nn.Conv1d(2, 4, 3)), (2, 20)),
+    "subsampling that stops early": (
+        Function(lambda x, a: a(x)[:, :, 1:8:2, 1:8:2], nn.Conv2d(2, 4, 3, padding=1)), (2, 10, 10)),
     "one map, pooled by two readers": (
         Function(lambda x, a, b: a(F.max_pool2d(x, 2)) + b(F.max_pool2d(x, 2)), nn.Conv2d(2, 4, 1),
                  nn.Conv2d(2, 4, 1)), (2, 8, 8)),
@@ -219,6 +235,47 @@ def test_functional_spellings(name: str) -> None:
     torch.manual_seed(0)
     model, shape = FUNCTIONS[name]
     assert convert_and_compare(model, shape).report.is_exact
+
+
+@pytest.mark.parametrize("forward", [lambda x, a, b: sum([a(x), b(x)]), lambda x, a, b: a(x) * 1.0 + b(x)])
+def test_neutral_constants_take_no_layer(forward: Callable[..., Tensor]) -> None:
+    converted = ai8x.convert(Function(forward, nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)), torch.zeros(1, 2, 8, 8))
+    assert classes(converted) == ["Conv2d", "Conv2d", "Add"]
+
+
+def test_a_trained_factor_keeps_its_layer_whatever_its_value() -> None:
+    factor = nn.Parameter(torch.ones(()))
+    converted = ai8x.convert(Function(lambda x, a: a(x) * factor, nn.Conv2d(2, 4, 1)), torch.zeros(1, 2, 8, 8))
+    assert classes(converted) == ["Conv2d", "DepthwiseConv2d"]
+
+
+def test_a_shared_head_is_split_only_with_a_notice() -> None:
+    head = nn.Conv2d(4, 2, 1, bias=False)
+    model = Function(lambda x, a, b: (b(a(x).mean((2, 3), keepdim=True)), b(a(x))), nn.Conv2d(2, 4, 1), head)
+    converted = ai8x.convert(model, torch.zeros(1, 2, 8, 8))
+    assert "Linear" not in classes(converted)
+    assert any("shares parameters" in notice.message for notice in converted.report.notices)
+
+
+@pytest.mark.parametrize("name", ["_done", "_input_name", "_computed", "steps", "report", "add"])
+def test_names_of_layers_do_not_collide_with_those_of_the_converted_model(name: str) -> None:
+    model = nn.Sequential()
+    model.register_module(name, nn.Conv2d(2, 4, 1)) if name != "add" else model.append(nn.Conv2d(2, 4, 1))
+    assert classes(convert_and_compare(model, (2, 8, 8))) == ["Conv2d"]
+
+
+def test_the_example_is_not_changed() -> None:
+    example = torch.ones(1, 2, 8, 8)
+    converted = ai8x.convert(Function(lambda x, a: a(x.mul_(0.5)), nn.Conv2d(2, 4, 1)), example)
+    assert converted.report.is_exact
+    assert torch.equal(example, torch.ones(1, 2, 8, 8))
+
+
+def test_results_that_are_none_stay_none() -> None:
+    model = Function(lambda x, a: {"out": a(x), "aux": None}, nn.Conv2d(2, 4, 1)).eval()
+    converted, data = ai8x.convert(model, torch.zeros(1, 2, 8, 8)), sample((2, 8, 8))
+    assert converted(data)["aux"] is None
+    torch.testing.assert_close(converted(data)["out"], model(data)["out"])
 
 
 def test_several_outputs_keep_their_structure() -> None:

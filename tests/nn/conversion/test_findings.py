@@ -1,5 +1,7 @@
 """What does not map is refused: every finding at once, with path, reason and nearest form."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -114,7 +116,61 @@ def test_a_model_that_does_not_run_is_said_so() -> None:
         ai8x.convert(CONV, [1, 2])  # type: ignore[arg-type]
 
 
+def looks_up(x: Tensor, conv: nn.Module) -> Tensor:
+    return {"maps": conv(x)}["scores"]
+
+
+def asserts(x: Tensor, conv: nn.Module) -> Tensor:
+    assert x.shape[1] == 3, "colours"
+    return conv(x)
+
+
+@pytest.mark.parametrize("forward", [looks_up, asserts])
+def test_whatever_a_model_raises_is_its_failure_to_run(forward: Callable[..., Tensor]) -> None:
+    assert findings(Function(forward, CONV), IMAGE)[0].code == "E0760"
+
+
+def test_parameters_that_are_not_finite_are_no_defect_of_ours() -> None:
+    broken = nn.Conv2d(2, 2, 1)
+    nn.init.constant_(broken.weight, float("nan"))
+    assert findings(broken, IMAGE)[0].code == "E0766"
+
+
+def assigns(x: Tensor, conv: nn.Module) -> Tensor:
+    maps = conv(x)
+    maps[:, :, 0] = 0
+    return conv(maps)
+
+
+def changes_a_view(x: Tensor, conv: nn.Module) -> Tensor:
+    maps = conv(x)
+    flat = maps.flatten(2)
+    maps.relu_()
+    return flat
+
+
+def assigns_at_the_end(x: Tensor, conv: nn.Module) -> Tensor:
+    maps = conv(x)
+    maps[:, 0] = 0
+    return maps
+
+
+@pytest.mark.parametrize("forward", [assigns, changes_a_view, assigns_at_the_end])
+@pytest.mark.parametrize("replace_unsupported", [False, True])
+def test_changes_in_place_that_no_result_shows_are_refused(forward: Callable[..., Tensor],
+                                                           replace_unsupported: bool) -> None:
+    found = findings(Function(forward, CONV), IMAGE, replace_unsupported=replace_unsupported)
+    assert found[0].code == "E0761" and "in place" in found[0].message
+
+
+@pytest.mark.parametrize("result", ["text", torch.zeros(3), 3])
+def test_results_that_do_not_depend_on_the_input_are_refused(result: object) -> None:
+    found = findings(Function(lambda x, a: (a(x), result), CONV), IMAGE)
+    assert [f.code for f in found] == ["E0761"] and "returns" in found[0].message
+
+
 def test_a_model_without_any_layer_is_refused() -> None:
+    assert findings(Function(lambda x, a: None, CONV), IMAGE)[0].code == "E0765"
     assert findings(nn.Flatten(), IMAGE)[0].code == "E0765"
 
 
