@@ -37,7 +37,7 @@ _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)-[0-9a-f]{8}\.partial$")
 
 
 def bundled_root() -> Path:
-    """The folder with ``models/``, ``networks/`` and ``policies/``: the checkout, or where an installed package has them."""
+    """The folder with ``models/``, ``networks/`` and ``policies/``: the checkout, or that of an installed package."""
     checkout = Path(__file__).resolve().parents[1]
     return checkout if (checkout / "networks").is_dir() else Path(sys.prefix) / "share" / "ai8x"
 

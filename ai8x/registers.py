@@ -102,7 +102,8 @@ class Register:
         top = -1
         for field in self.fields:
             if field.low <= top or field.high < field.low or field.high >= self.bits:
-                raise RegisterError(f"{self.name}.{field.name}: bits {field.high}:{field.low} overlap or leave the register")
+                bits = f"{field.high}:{field.low}"
+                raise RegisterError(f"{self.name}.{field.name}: bits {bits} overlap or leave the register")
             top = field.high
         if self.reset & ~self.mask:
             raise RegisterError(f"{self.name}: reset value {self.reset:#x} sets reserved bits")
@@ -165,7 +166,8 @@ class RegisterBlock:
         seen: dict[int, str] = {}
         for offset, register, index in self._places():
             if offset in seen:
-                raise RegisterError(f"{self.name}: {register.name}[{index}] and {seen[offset]} share offset {offset:#x}")
+                raise RegisterError(f"{self.name}: {register.name}[{index}] and {seen[offset]} share offset "
+                                    f"{offset:#x}")
             seen[offset] = f"{register.name}[{index}]"
 
     def _places(self) -> Iterator[tuple[int, Register, int]]:

@@ -70,8 +70,9 @@ def compare_layers(witness: str, network: Network, layers: Sequence[HardwareLaye
             return Verdict(witness=witness, difference=str(difference))
         if not defined.all():
             where = tuple(int(i) for i in np.argwhere(~defined)[0])
-            return Verdict(witness=witness, difference=f"layer {layer.index} '{layer.name}': the value at (channel, row, "
-                                                       f"column) {where} depends on memory that nobody wrote")
+            undefined = (f"layer {layer.index} '{layer.name}': the value at (channel, row, column) {where} depends on "
+                         "memory that nobody wrote")
+            return Verdict(witness=witness, difference=undefined)
     return Verdict(witness=witness)
 
 

@@ -17,11 +17,13 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("device", "memory", "capacity", "network.ir"),
     ("network", "checkpoint", "torch_file", "plain", "toolchain", "sample", "ctext"),
     ("max7800x", "k210"),
-    ("virtual", "verify", "verify_max78000", "verify_k210", "verify_k210_inexact", "report", "report_html", "report_k210", "report_max78000",
-     "report_network", "report_terminal", "report_facts", "report_compare", "report_graph", "report_drawings"),
-    ("cli", "simulate", "synthesis", "synthesis_max78000", "synthesis_k210", "synthesis_float",
-     "synthesis_refusal", "synthesis_flash", "synthesis_description", "synthesis_model", "manual", "manual_codes", "manual_errors", "manual_text",
-     "manual_examples", "manual_examples_files", "manual_examples_layers", "manual_examples_places", "manual_schema"),
+    ("virtual", "verify", "verify_max78000", "verify_k210", "verify_k210_inexact", "report", "report_html",
+     "report_k210", "report_max78000", "report_network", "report_terminal", "report_facts", "report_compare",
+     "report_graph", "report_drawings"),
+    ("cli", "simulate", "synthesis", "synthesis_max78000", "synthesis_k210", "synthesis_float", "synthesis_refusal",
+     "synthesis_flash", "synthesis_description", "synthesis_model", "manual", "manual_codes", "manual_errors",
+     "manual_text", "manual_examples", "manual_examples_files", "manual_examples_layers", "manual_examples_places",
+     "manual_schema"),
 )
 TRAINING = ("nn", "training", "compatibility", "quantization")
 HEAVY = ("torch", "torchvision", "unicorn", "elftools", "tensorboard", "sklearn", "onnx", "matplotlib")
@@ -85,7 +87,8 @@ def test_targets_never_import_each_other(path: Path) -> None:
 def test_simulators_know_registers_and_their_device_only(family: str) -> None:
     allowed = {"errors", "registers", f"{family}.device"}
     for path in (PACKAGE / family).glob("simulator*.py"):
-        found = {n for n in own_imports(ast.parse(path.read_text())) if not n.startswith(f"{family}.simulator")} - {family}
+        imported = own_imports(ast.parse(path.read_text()))
+        found = {name for name in imported if not name.startswith(f"{family}.simulator")} - {family}
         assert found <= allowed, f"{path.name} imports {sorted(found - allowed)}"
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ai8x.errors import Diagnostic, ExitStatus, HardwareFault, UserError, format_diagnostics
 
@@ -93,8 +93,7 @@ class CommandParser(argparse.ArgumentParser):
         action = group.add_argument(*names, help=argparse.SUPPRESS, **options)  # type: ignore[arg-type]
         self._advanced_actions.append((action, text))
 
-    def parse_known_args(  # type: ignore[no-untyped-def, override]
-            self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but ``--seed -1`` has a value although ``-8`` is an option."""
         self._has_negative_number_optionals.clear()
         return super().parse_known_args(args, namespace)

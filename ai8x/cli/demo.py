@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = CommandParser(prog="make demo", description="Train, quantise, synthesise and verify digitsnet on digits.")
     group = parser.add_argument_group("options")
-    group.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder for everything (default: demo)")
+    group.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR",
+                       help="folder for everything (default: demo)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the training (default: 0)")
     arguments = parser.parse_args(argv)
     return run_main(lambda: _execute(arguments))
@@ -72,8 +73,8 @@ def _execute(arguments: argparse.Namespace) -> int:
     _run("2/4  folding to integers", "quantize.py", training["checkpoints"]["qat_best"], str(quantized))
     _run("3/4  the integer checkpoint on the test part, in torch", "train.py", "--evaluate", str(quantized), "-8")
     folder = out / "digits"
-    _run("4/4  generating and verifying both projects", "synthesize.py", str(ROOT / "networks" / "digits.yaml"), str(quantized),
-         "--test-samples", str(TEST_SAMPLES), "--out", str(folder))
+    _run("4/4  generating and verifying both projects", "synthesize.py", str(ROOT / "networks" / "digits.yaml"),
+         str(quantized), "--test-samples", str(TEST_SAMPLES), "--out", str(folder))
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     result = DemoResult(training=training, report=report, folder=folder, seconds=time.monotonic() - started)
     _print_summary(result)
@@ -88,7 +89,8 @@ def _run(title: str, script: str, *arguments: str) -> str:
     """
     command = [sys.executable, str(ROOT / script), *arguments]
     print(f"\n=== {title}\n$ python {script} {shlex.join(arguments)}", flush=True)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True,  # noqa: S603 - our own scripts
+                          encoding="utf-8") as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
@@ -125,8 +127,9 @@ def summary_rows(result: DemoResult) -> list[tuple[str, str]]:
                      f"{100 * row['correct'] / row['samples']:.2f} % of {row['samples']} test digits, "
                      f"{row['mismatches']} with other outputs than the reference"))
     for chip in report["chips"]:
-        rows.append((f"{chip['title']}: time", f"{chip['total_cycles']:,} cycles, {chip['total_time_us'] / 1e3:.3f} ms at "
-                                               f"{chip['clock_hz'] / 1e6:.0f} MHz (estimated)"))
+        time_ms, clock_mhz = chip["total_time_us"] / 1e3, chip["clock_hz"] / 1e6
+        rows.append((f"{chip['title']}: time",
+                     f"{chip['total_cycles']:,} cycles, {time_ms:.3f} ms at {clock_mhz:.0f} MHz (estimated)"))
         used = (f"{r['name']} {r['used']:,} of {r['capacity']:,} {r['unit']}" for r in chip["resources"][:2])
         rows.append((f"{chip['title']}: memory", ", ".join(used)))
     rows += [(f"Verified: {witness}", verdict) for witness, verdict in report["verification"].items()]
