@@ -13,8 +13,9 @@ RUN    := $(VENV)/bin/python
 demo: $(VENV)/.ready compilers
 	$(RUN) -m ai8x.cli.demo --out $(OUT)
 
+# One thread a process: two processes share two cores.
 test: $(VENV)/.ready-dev compilers
-	$(RUN) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 setup: $(VENV)/.ready
 

@@ -20,6 +20,7 @@ from ai8x.report import Accuracy, ChipReport, LayerError, Report
 MAX_CONFUSION = 20
 """Classes up to which the confusion table is printed; the report has it in any case."""
 
+_SKIPPED = "skipped: "
 _LONGEST_NAME = 24
 _LEAST_WIDTHS: Mapping[str, int] = MappingProxyType({"layer": 6, "operator": 16, "step": 6})
 
@@ -34,9 +35,8 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
             console.print(chip_table(report, chip))
         for line in chip_lines(chip):
             console.print(line, markup=False)
-    console.print("Verification against the reference, every layer, exactly:")
-    for witness, verdict in report.verification.items():
-        console.print(f"  {witness:14} {verdict}", markup=False)
+    for line in verification_lines(report):
+        console.print(line, markup=False)
     printed: list[Accuracy] = []
     for row in report.accuracy:
         console.print(f"  {row.executor:14} {row.correct} of {row.samples} test items correct "
@@ -46,6 +46,17 @@ def print_report(console: Console, report: Report, folder: Path) -> None:
             console.print(confusion_table(row))
         printed.append(row)
     console.print(f"\nReport: {folder / 'report.html'}", markup=False)
+
+
+def verification_lines(report: Report) -> Iterator[str]:
+    """The verdict of every executor; one line where not even the reference ran."""
+    reason = report.verification.get("reference", "")
+    if reason.startswith(_SKIPPED):
+        yield f"nothing was generated or run: {reason.removeprefix(_SKIPPED)}"
+        return
+    yield "Verification against the reference, every layer, exactly:"
+    for witness, verdict in report.verification.items():
+        yield f"  {witness:14} {verdict}"
 
 
 def chip_lines(chip: ChipReport) -> Iterator[str]:

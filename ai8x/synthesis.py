@@ -256,6 +256,8 @@ def read_inputs(options: SynthesisOptions) -> Inputs:
     given, stored = options.network, options.checkpoint
     file = given.network_file() if isinstance(given, NetworkDescription) else read_network_file(given)
     checkpoint = stored if isinstance(stored, Checkpoint) else read_checkpoint(stored, training=False)
+    if options.test_samples:
+        _check_dataset(options, file)
     warnings = Diagnostics()
     name = checkpoint.file or "checkpoint" if isinstance(stored, Checkpoint) else str(stored)
     parameters = parameters_from_state(checkpoint.state, file=name, warnings=warnings)
@@ -276,6 +278,27 @@ def read_inputs(options: SynthesisOptions) -> Inputs:
     trace = Trace({}) if options.analyze else run_network(network, sample.values)
     return Inputs(file=file, checkpoint=checkpoint, network=network, sample=sample, trace=trace,
                   messages=(*options.messages, *file.warnings, *warnings.items))
+
+
+def _check_dataset(options: SynthesisOptions, file: NetworkFile) -> None:
+    """Whether the data set of the test items has a name that is known, before anything runs for it. Loads torch.
+
+    Raises:
+        UserError: E0604, with the nearest name, at the option or the network file that says the name.
+    """
+    from ai8x.training.registry import discover, find_dataset
+
+    try:
+        find_dataset(discover(), options.dataset or file.dataset)
+    except UserError as error:
+        unknown, *others = error.diagnostics
+        found = f"--dataset {options.dataset}" if options.dataset else unknown.found
+        raise UserError((replace(unknown, found=found, source=_dataset_source(options, file)), *others)) from error
+
+
+def _dataset_source(options: SynthesisOptions, file: NetworkFile) -> Source | None:
+    """Where the name of the data set stands; None where the option says it."""
+    return None if options.dataset else Source(file=str(file.path))
 
 
 def _sample(options: SynthesisOptions, checkpoint: Checkpoint, dataset: str) -> Sample:
@@ -317,12 +340,12 @@ def measure_accuracy(inputs: Inputs, results: Sequence[TargetResult], options: S
     items = load_test_set(dataset)
     if items is None:
         raise user_error("E0644", f"the data set '{dataset}' is not to be had here",
-                         source=Source(file=str(inputs.file.path)), help="leave --samples out")
+                         source=_dataset_source(options, inputs.file), help="leave --samples out")
     targets = items.targets
     if targets is None:
         raise user_error("E0645", f"the items of the data set '{dataset}' have no class each", found="objects, values, "
                          "or a class for every pixel", allowed="a data set for classification",
-                         source=Source(file=str(inputs.file.path)), help="leave --samples out")
+                         source=_dataset_source(options, inputs.file), help="leave --samples out")
     announce(f"classifying {len(targets)} test items with the reference, {min(count, len(targets))} on the simulators")
     last = inputs.network.outputs[-1]
     expected = run_network(inputs.network, items.inputs)[last]

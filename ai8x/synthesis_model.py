@@ -187,12 +187,12 @@ def prepare_model(request: ModelRequest, checkpoint: Checkpoint | None, *, analy
             that is not quantised, E0558 for one of another model, E0603 and E0604 for unknown names, E0521 to E0526
             where parameters do not suit the model, E0720 and E0725 where it has parts that no chip layer computes.
     """
-    if checkpoint is None and not analyze:
-        raise _nothing_to_synthesise(f"model '{request.name}' needs a checkpoint")
     stored = {} if checkpoint is None else stored_settings(checkpoint)
     config = resolve_config(stored, request.settings(), {"arch": request.name.lower()})
     catalogue = discover(config.models_path, config.datasets_path)
-    spec = find_model(catalogue, request.name)
+    spec = find_model(catalogue, request.name)  # first: a misspelt name is the likelier reason
+    if checkpoint is None and not analyze:
+        raise _nothing_to_synthesise(f"model '{request.name}' needs a checkpoint")
     if checkpoint is not None:
         _check_belongs(checkpoint, spec)
     data = _data(request.dataset or str(stored.get("dataset", "")), bool(request.dataset), catalogue, spec, checkpoint)
@@ -226,7 +226,7 @@ def prepare_module(model: nn.Module, checkpoint: Checkpoint | None, request: Mod
         if model_mode(model) is not Mode.INTEGER:
             raise user_error("E0557", "the model is not quantised", found=f"a model in {model_mode(model).value} mode",
                              allowed="integer parameters",
-                             help="quantise its checkpoint: ai8x.quantize_checkpoint(checkpoint), and give the result")
+                             help="give ai8x.quantize_model(model, arch=..., batches=...).model")
         checkpoint = Checkpoint(state=arrays_from_tensors(model.state_dict()))
     _check_quantised(checkpoint)
     sample = None if checkpoint.sample is None else checkpoint.sample.shape
@@ -251,7 +251,7 @@ def _check_quantised(checkpoint: Checkpoint) -> None:
         return
     source = Source(file=checkpoint.file) if checkpoint.file else None
     action = f"run {quantize_command(checkpoint.file)}, and give its output" if checkpoint.file else \
-        "quantise it: ai8x.quantize_checkpoint(checkpoint)"
+        "give ai8x.quantize_model(model, arch=..., batches=...).checkpoint"
     raise user_error("E0557", "the checkpoint is not quantised", source=source, found="float parameters",
                      allowed="integers, as quantize.py writes them", help=action)
 

@@ -41,6 +41,14 @@ def test_names_in_brackets_are_no_markup_on_the_terminal() -> None:
         assert f"[/{letter}]" in text
 
 
+def test_an_analysis_says_in_one_line_that_nothing_ran() -> None:
+    report = digits_report()
+    skipped = dict.fromkeys(report.verification, "skipped: --analyze")
+    text = printed(replace(report, verification=skipped))
+    assert text.count("--analyze") == 1 and "nothing was generated or run: --analyze\n" in text
+    assert "Verification against the reference" not in text and "Report: " in text
+
+
 def test_a_refusal_comes_with_its_remedies() -> None:
     text = printed(branching_report())
     assert "MAX78000: does not fit\n  E0464: the network does not fit\n" in text

@@ -228,9 +228,30 @@ def test_one_wrong_logit_in_a_test_item_fails_the_run(run: Run, monkeypatch: pyt
 def test_a_data_set_that_is_not_to_be_had_is_an_error(run: Run, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_set, "load_test_set", lambda name, **options: None)
-    with pytest.raises(UserError, match="E0644"):
+    with pytest.raises(UserError, match="E0644") as caught:
         run(test_samples=1)
+    assert caught.value.diagnostics[0].source is not None
+    with pytest.raises(UserError, match="E0644") as caught:
+        run(dataset="MNIST", test_samples=1)
+    assert caught.value.diagnostics[0].source is None
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("option", "found"), [("cifar10", "--dataset cifar10"), ("", "cifar10")])
+def test_an_unknown_data_set_is_refused_before_anything_runs(run: Run, tmp_path: Path, option: str, found: str,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_nothing(*given: Any, **options: Any) -> None:
+        raise AssertionError("a stage ran")
+
+    monkeypatch.setattr("ai8x.synthesis.run_network", run_nothing)
+    file = tmp_path / "net.yaml"
+    file.write_text(NETWORK_FILE.read_text().replace("dataset: digits", "dataset: cifar10"))
+    with pytest.raises(UserError) as caught:
+        run(network=file, dataset=option, test_samples=1)
+    (finding,) = caught.value.diagnostics
+    assert (finding.code, finding.found, finding.help) == ("E0604", found, "did you mean 'CIFAR10'?")
+    assert "CIFAR10" in finding.allowed
+    assert (finding.source is None) == bool(option) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("no_firmware")

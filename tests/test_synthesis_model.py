@@ -173,6 +173,12 @@ def test_a_name_without_checkpoint_needs_an_analysis(tmp_path: Path) -> None:
             ai8x.synthesize(model, out=tmp_path / "out")
 
 
+def test_a_misspelt_name_is_said_before_a_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="E0603") as caught:
+        ai8x.synthesize("digitsnett", out=tmp_path / "out")
+    assert "digitsnet" in caught.value.diagnostics[0].help
+
+
 def test_a_model_whose_input_nobody_knows_is_refused(plugins: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="E0293") as caught:
         ai8x.synthesize("shapeless", models_path=plugins, out=tmp_path / "out", analyze=True)
@@ -294,7 +300,7 @@ def test_a_quantised_module_needs_no_checkpoint(tmp_path: Path) -> None:
 def test_a_float_module_is_refused(tmp_path: Path, build: Any) -> None:
     with pytest.raises(UserError, match="E0557") as caught:
         ai8x.synthesize(build(), out=tmp_path / "out", input_shape=(3, 12, 12))
-    assert "quantize_checkpoint" in caught.value.diagnostics[0].help
+    assert "ai8x.quantize_model(model, arch=..., batches=...)" in caught.value.diagnostics[0].help
 
 
 def test_a_module_of_unknown_input_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ CLIP_METHODS = ("AVGMAX", "MAX", "STDDEV", "SCALE", "MSE", "KL")
 CALIBRATION_METHODS = ("MSE", "KL", "MAX")
 DEFAULT_SAMPLES = 512
 
+_LIMITS = {"scale": "SCALE", "stddev": "STDDEV"}
+"""Options with a number -> the clip method that uses it."""
+
 
 def _positive(text: str) -> float:
     value = float(text)
@@ -55,8 +58,8 @@ def create_parser() -> CommandParser:
                      help="saturation limit of weights for files without quantisation-aware training: AVGMAX (mean of "
                      "the channels' extremes), MAX, STDDEV, SCALE (a constant), MSE (least squared error) or KL "
                      "(histogram); default: as in training")
-    how.add_argument("--scale", type=_positive, default=0.85, metavar="X", help="limit of SCALE (default 0.85)")
-    how.add_argument("--stddev", type=_positive, default=2.0, metavar="X",
+    how.add_argument("--scale", type=_positive, metavar="X", help="limit of SCALE (default 0.85)")
+    how.add_argument("--stddev", type=_positive, metavar="X",
                      help="standard deviations that STDDEV represents (default 2.0)")
     parser.advanced(how, "--batchnorm-eps", type=_positive, default=1e-5, metavar="X",
                     help="eps of BatchNorm layers, which checkpoints do not hold (default 1e-5)")
@@ -117,8 +120,9 @@ def _read_options(arguments: argparse.Namespace) -> QuantizationOptions:
 
         hints = read_hints(read_network_file(arguments.config_file))
     method = ClipMethod(arguments.clip_method) if arguments.clip_method else ClipMethod.MAX_BIT_SHIFT
-    return QuantizationOptions(clip_method=method, qat_weight_bits=arguments.qat_weight_bits, scale=arguments.scale,
-                               stddev=arguments.stddev, hints=hints, eps=arguments.batchnorm_eps)
+    limits = {name: value for name in _LIMITS if (value := getattr(arguments, name)) is not None}
+    return QuantizationOptions(clip_method=method, qat_weight_bits=arguments.qat_weight_bits, hints=hints,
+                               eps=arguments.batchnorm_eps, **limits)
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
@@ -141,6 +145,13 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None and arguments.compare is None:
         raise user_error("E0566", "--plot draws what --compare finds", found="--plot without --compare",
                          allowed="both", help="add --compare")
+    for name, method in _LIMITS.items():
+        value = getattr(arguments, name)
+        if value is not None and arguments.clip_method != method:
+            given = f"--clip-method {arguments.clip_method}" if arguments.clip_method else "no --clip-method"
+            raise user_error("E0566", f"--{name} is for --clip-method {method}", allowed="both",
+                             found=f"--{name} {value:g} with {given}",
+                             help=f"add --clip-method {method}, or leave --{name} out")
 
 
 def _find_task(arguments: argparse.Namespace, checkpoint: Checkpoint, dataset: str | None = None) -> Task:
@@ -246,6 +257,8 @@ def quantize_file(arguments: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(arguments.input)
     for notice in checkpoint.notices:
         print(f"notice: {notice}")
+    if arguments.compare is not None:
+        _find_task(arguments, checkpoint, arguments.compare)  # unknown names are refused before anything is written
     is_done = arguments.output is None and checkpoint.is_quantized
     quantized = checkpoint if is_done else _quantize(arguments, checkpoint)
     if arguments.compare is not None:

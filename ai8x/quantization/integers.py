@@ -401,7 +401,12 @@ def quantize_checkpoint(checkpoint: Checkpoint, options: QuantizationOptions | N
 
     Raises:
         UserError: E0530 to E0536 for states that cannot be quantised, with the name of the file.
+        TypeError: something else than a `Checkpoint`, such as a ``state_dict``.
     """
+    if not isinstance(checkpoint, Checkpoint):
+        raise TypeError(f"quantize_checkpoint takes an ai8x.Checkpoint, not {type(checkpoint).__name__}; for a model "
+                        "in memory call ai8x.quantize_model(model, arch=...), for a file "
+                        "ai8x.read_checkpoint(path)")
     chosen = replace(options or QuantizationOptions(), described=_described(checkpoint))
     try:
         state, report = quantize_layers(checkpoint.tensors(), chosen)

@@ -8,8 +8,9 @@ Source: spec/ai8x-training.md sections 7 (ranges) and 9 (quantised files).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from ai8x.arithmetic import INT8
 from ai8x.checkpoint import Checkpoint, arrays_from_tensors
+from ai8x.errors import UserError, user_error
 from ai8x.nn.arguments import Scheme
 from ai8x.nn.base import Mode, OutputScale, model_mode, model_scheme, set_output_scale
 from ai8x.nn.equalization import equalize_channels
@@ -82,7 +84,11 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor], *, method: ThresholdM
     return calibrate_activations(model, listed, method=method, spare_weights=True)
 
 
-def quantize_model(model: nn.Module, *, arch: str, batches: Iterable[Tensor] | None = None,
+Batches = Tensor | Iterable[Tensor | Sequence[Any]]
+"""One batch, or several: tensors, or tuples that begin with one, as a `torch.utils.data.DataLoader` gives them."""
+
+
+def quantize_model(model: nn.Module, *, arch: str, batches: Batches | None = None,
                    sample: Tensor | None = None, labels: tuple[str, ...] = (),
                    options: QuantizationOptions | None = None) -> QuantizedModel:
     """Quantise a model; it stays as it is.
@@ -94,15 +100,15 @@ def quantize_model(model: nn.Module, *, arch: str, batches: Iterable[Tensor] | N
         model: in float mode, or after quantisation-aware training.
         arch: name for the checkpoint.
         batches: inputs to calibrate a model in float mode with, which needs it unless it was trained with clamps;
-            other models take no notice of them.
+            other models take no notice of them. One tensor is one batch; of tuples (inputs, labels), as data loaders
+            give them, the inputs are taken.
         sample: one input (C, H, W), (C, L) or (F,) of -1 to 1; the known answer of the generated code.
         labels: names of the classes.
         options: None quantises as training did.
 
     Raises:
         UserError: E0536 for a model in integer mode, E0530 to E0535 for states that cannot be quantised, E0642 for a
-            sample that is not one input.
-        ValueError: no batch at all.
+            sample that is not one input, E0646 for batches that the model cannot be calibrated with.
     """
     inner = copy.deepcopy(unwrap_model(model)).cpu().eval()
     stored = None if sample is None else _stored_sample(sample)
@@ -110,7 +116,7 @@ def quantize_model(model: nn.Module, *, arch: str, batches: Iterable[Tensor] | N
                         input_shape=None if stored is None else tuple(stored.shape))
     if batches is None or model_mode(inner) is not Mode.FLOAT:
         return _quantized(inner, source, options)
-    listed = [to_grid(batch.detach().cpu()) for batch in batches]
+    listed = _listed(inner, batches)
     strengths = STRENGTHS if model_scheme(inner) is Scheme.V2 else STRENGTHS[:1]
     found: list[QuantizedModel] = []
     for strength in strengths:
@@ -118,6 +124,48 @@ def quantize_model(model: nn.Module, *, arch: str, batches: Iterable[Tensor] | N
         calibrate(candidate, listed, strength=strength)
         found.append(replace(_quantized(candidate, source, options), equalization=strength))
     return min(found, key=lambda candidate: _distance(inner, candidate.model, listed))
+
+
+def _listed(model: nn.Module, batches: Batches) -> list[Tensor]:
+    """The inputs of all batches on the grid of the chip.
+
+    Raises:
+        UserError: E0646, no batch, no tensor, no finite numbers, or the model does not take it.
+    """
+    given = [batches] if isinstance(batches, Tensor) else list(batches)
+    if not given:
+        raise _no_calibration("there is no batch", "an empty list of batches")
+    listed = []
+    for number, batch in enumerate(given):
+        inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        if not isinstance(inputs, Tensor):
+            raise _no_calibration(f"batch {number} is no tensor", type(inputs).__name__)
+        found = f"a tensor of shape {tuple(inputs.shape)}"
+        if not inputs.numel():
+            raise _no_calibration(f"batch {number} is empty", found)
+        if not bool(inputs.isfinite().all()):
+            raise _no_calibration(f"batch {number} has infinity or NaN", found)
+        listed.append(to_grid(inputs.detach().cpu()))
+        _check_taken(model, listed[-1], f"batch {number}")
+    return listed
+
+
+@torch.no_grad()
+def _check_taken(model: nn.Module, inputs: Tensor, name: str) -> None:
+    try:
+        model(inputs[:1])
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise _no_calibration(f"the model does not run on {name}: {reason}",
+                              f"a tensor of shape {tuple(inputs.shape)}") from error
+
+
+def _no_calibration(message: str, found: str) -> UserError:
+    return user_error("E0646", f"the model cannot be calibrated: {message}", found=found,
+                      allowed="batches of finite inputs of -1 to 1, (N, C, H, W), (N, C, L) or (N, F), as in training",
+                      help="write batches=[inputs], or batches=loader with a DataLoader")
 
 
 def _quantized(model: nn.Module, source: Checkpoint, options: QuantizationOptions | None) -> QuantizedModel:

@@ -39,7 +39,6 @@ class LayerFigures:
         macs: multiply-accumulates.
         wide: outputs of 32 bits.
         kernel: size of the kernel, () for linear and pooling layers.
-        padding: likewise.
     """
 
     name: str
@@ -53,7 +52,6 @@ class LayerFigures:
     macs: int
     wide: bool
     kernel: tuple[int, ...]
-    padding: tuple[int, ...]
 
     @property
     def weight_bytes(self) -> int:
@@ -112,14 +110,13 @@ def _figures(name: str, layer: QuantizationAwareModule, given: Tensor, output: T
         weights=0 if weight is None else weight.numel(), zeros=0 if weight is None else int((weight == 0).sum()),
         biases=0 if op is None or op.bias is None else op.bias.numel(),
         weight_bits=int(layer.weight_bits) or DEFAULT_WEIGHT_BITS, macs=macs, wide=layer.wide,
-        kernel=tuple(op.kernel_size) if is_conv else (),  # type: ignore[union-attr, arg-type]
-        padding=tuple(op.padding) if is_conv else ())  # type: ignore[union-attr, arg-type]
+        kernel=tuple(op.kernel_size) if is_conv else ())  # type: ignore[union-attr, arg-type]
 
 
 def fitting_chips(layers: Sequence[LayerFigures]) -> tuple[str, ...]:
     """Names of the chips whose weight memory, bias memory and number of layers suffice.
 
-    For the K210 also the shapes of kernels are looked at: 3x3 with padding 1, 1x1 without, and maps of 4x4 and more.
+    The K210 stores a byte a weight, and its convolutions have no outputs of 32 bits.
     """
     weight_bytes = sum(layer.weight_bytes for layer in layers)
     biases = sum(layer.biases for layer in layers)
@@ -130,18 +127,15 @@ def fitting_chips(layers: Sequence[LayerFigures]) -> tuple[str, ...]:
         "MAX78000": weight_bytes <= mask_bytes and biases <= bias_bytes and len(layers) <= MAX78000.limits.max_layers,
         "MAX78002": weight_bytes <= _MAX78002_MASK_WORDS * geometry.mask_word_bytes
         and len(layers) <= _MAX78002_LAYERS,
-        "K210": weight_bytes <= K210.c_program_bytes and all(_fits_kpu(layer) for layer in layers),
+        "K210": sum(layer.weights for layer in layers) <= K210.c_program_bytes
+        and all(_fits_kpu(layer) for layer in layers),
     }
     return tuple(name for name, fitting in fits.items() if fitting)
 
 
 def _fits_kpu(layer: LayerFigures) -> bool:
-    if not layer.kernel:
-        return layer.weights > 0  # a linear layer runs on the processor
-    sizes = (*layer.input_shape[1:], *layer.output_shape[1:])
-    known = (layer.kernel, layer.padding) in (((3, 3), (1, 1)), ((1, 1), (0, 0)))
-    return (known and "Transpose" not in layer.kind and not layer.wide and min(sizes) >= K210.limits.min_map
-            and max(layer.input_shape[0], layer.output_shape[0]) <= K210.limits.max_channels)
+    """Only what no other form of the layer mends: a convolution's map is in KPU RAM, its outputs have 8 bits."""
+    return not layer.kernel or (not layer.wide and _numel(layer.input_shape) <= K210.memory.kpu_bytes)
 
 
 def format_summary(kind: str, model: nn.Module, input_shape: tuple[int, ...]) -> list[str]:

@@ -160,7 +160,11 @@ def test_exported_network_computes_the_integers_of_the_model(digits: Path, tmp_p
 @pytest.mark.parametrize(("arguments", "code"), [
     (["float.pth.tar"], "E0566"), (["float.pth.tar", "q.pth.tar", "--plot", "x.svg"], "E0566"),
     (["float.pth.tar", "q.pth.tar", "--auto-bits", "10", "--dataset", "digits"], "E0563"),
-    (["float.pth.tar", "--sensitivity", "--dataset", "digit"], "E0604")])
+    (["float.pth.tar", "--sensitivity", "--dataset", "digit"], "E0604"),
+    (["float.pth.tar", "q.pth.tar", "--compare", "MNST"], "E0604"),
+    (["float.pth.tar", "q.pth.tar", "--scale", "0.85"], "E0566"),
+    (["float.pth.tar", "q.pth.tar", "--scale", "0.85", "--clip-method", "STDDEV"], "E0566"),
+    (["float.pth.tar", "q.pth.tar", "--stddev", "2"], "E0566")])
 def test_options_that_do_not_fit_are_refused(digits: Path, arguments: list[str], code: str,
                                              monkeypatch: pytest.MonkeyPatch,
                                              capsys: pytest.CaptureFixture[str]) -> None:

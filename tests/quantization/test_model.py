@@ -107,3 +107,26 @@ def test_equalisation_is_chosen_where_it_brings_integers_nearer() -> None:
         outputs = quantised.model(data * 128) / 128
         errors.append((outputs - model(data)).square().mean().item())
     assert errors[0] < errors[1] / 2
+
+
+def test_batches_may_be_one_tensor_or_those_of_a_data_loader() -> None:
+    expected = quantize_model(model(), arch="net", batches=[batch()]).checkpoint.state
+    labels = torch.zeros(len(batch()))
+    for given in (batch(), [(batch(), labels)], [[batch(), labels]], iter([batch()])):
+        found = quantize_model(model(), arch="net", batches=given).checkpoint.state
+        assert all((found[name] == expected[name]).all() for name in expected)
+
+
+@pytest.mark.parametrize(("batches", "reason"), [
+    ([], "no batch"), ([torch.zeros(0, 1, 8, 8)], "batch 0 is empty"), ([()], "no tensor"), (["images"], "no tensor"),
+    ([batch(), torch.full((1, 1, 8, 8), float("nan"))], "batch 1 has infinity or NaN"),
+    ([torch.zeros(2, 3, 8, 8)], "does not run on batch 0")])
+def test_batches_that_cannot_calibrate_are_refused(batches: list[Tensor], reason: str) -> None:
+    with pytest.raises(ai8x.UserError, match="E0646") as refused:
+        quantize_model(model(), arch="net", batches=batches)
+    assert reason in refused.value.diagnostics[0].message
+
+
+def test_a_state_dict_is_no_checkpoint() -> None:
+    with pytest.raises(TypeError, match="quantize_model"):
+        ai8x.quantize_checkpoint(model().state_dict())  # type: ignore[arg-type]

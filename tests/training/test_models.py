@@ -71,6 +71,12 @@ def test_every_model_fits_the_max78000_and_registers_layers_as_they_run(name):
     assert registered == ran
 
 
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_the_k210_has_room_for_all_but_convolutions_with_wide_outputs(name):
+    chips = fitting_chips(layer_figures(make(name), SPECS[name].input_shape))
+    assert ("K210" in chips) == (name not in ("ai85simplenet", "ai85ressimplenet", "ai85tinierssd"))
+
+
 @pytest.mark.parametrize("name", sorted(set(SPECS) - {"ai85unetlarge", "ai85actiontcn", "ai85tinierssd"}))
 def test_every_model_learns_in_both_phases(name):
     model = make(name).train()

@@ -6,8 +6,9 @@ counts as one call: modules of ``torch.nn`` and layers of this package, and func
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ai8x.nn.trace import function_name, num_changes, tensors_in
 from ai8x.nn.wrappers import evaluation_mode
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_SPATIAL = re.compile(r"(?:conv|pool).*([12])d$")
 _LIBRARY_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -249,9 +251,28 @@ def capture(module: nn.Module, example: Tensor) -> Capture:
     finally:
         for handle in handles:
             handle.remove()
+    _check_batched(recorder.calls, reference.shape)
     output = recorder.replaced(result)
     _check_not_stale(output, "")
     return Capture(input=reference, calls=tuple(recorder.calls), output=output)
+
+
+def _check_batched(calls: Iterable[Call], shape: tuple[int, ...]) -> None:
+    """Refuse an example without the dimension of the batch, which torch's convolutions and pooling take as well.
+
+    Raises:
+        UserError: E0760.
+    """
+    for call in calls:
+        spatial = _SPATIAL.search(call.name.lower())
+        operands = call.operands()
+        if spatial is None or not operands:
+            continue
+        if len(operands[0].shape) == len(shape) == int(spatial[1]) + 1:
+            raise user_error("E0760", "the example has no dimension for the batch",
+                             found=f"an example of shape {shape} for {call.name}",
+                             allowed=f"a batch, such as {(1, *shape)}",
+                             help="write convert(model, example_input.unsqueeze(0))")
 
 
 def _first_line(error: Exception) -> str:

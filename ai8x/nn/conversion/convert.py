@@ -11,9 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from ai8x.compatibility import current_settings
-from ai8x.errors import Diagnostics, user_error
+from ai8x.errors import Diagnostic, Diagnostics, user_error
 from ai8x.nn.arguments import Scheme
-from ai8x.nn.base import OutputScale, set_output_scale, use_scheme
+from ai8x.nn.base import (
+    ElementwiseModule,
+    Mode,
+    OutputScale,
+    QuantizationAwareModule,
+    set_output_scale,
+    use_scheme,
+)
 from ai8x.nn.conversion.capture import capture
 from ai8x.nn.conversion.fuse import LayerBuilder
 from ai8x.nn.conversion.graph import Graph
@@ -70,6 +77,26 @@ def convert(module: nn.Module, example_input: Tensor, *, replace_unsupported: bo
     return model if parameter is None else model.to(parameter.device)
 
 
+def _check_plain(module: nn.Module) -> None:
+    """Refuse layers of this package that clamp or round, where that made results differ from those without.
+
+    Raises:
+        UserError: E0761, with the path of each such layer.
+    """
+    findings = Diagnostics()
+    for path, layer in module.named_modules():
+        if not isinstance(layer, (QuantizationAwareModule, ElementwiseModule)):
+            continue
+        if layer.mode is Mode.FLOAT and layer.scheme is Scheme.V2:
+            continue
+        findings.add(Diagnostic(
+            code="E0761", message="a layer of ai8x that limits its values cannot be converted", layer=path,
+            found=f"ai8x {type(layer).__name__} in {layer.mode.value} mode, scheme {layer.scheme.value}",
+            allowed="plain torch layers",
+            help="use plain torch layers throughout, or build the whole model of ai8x layers, which needs no convert"))
+    findings.raise_if_errors()
+
+
 def _on_cpu(module: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
     """Model and example in float32 on the CPU: themselves where they are, else copies."""
     is_there = all(p.device.type == "cpu" and p.dtype in (torch.float32, torch.int64)
@@ -95,7 +122,8 @@ def _check_equality(module: nn.Module, model: ConvertedModel, example: Tensor) -
     """Hold the conversion against the original.
 
     Raises:
-        UserError: E0766, the original's results are not finite, so that nothing can be compared.
+        UserError: E0766, the original's results are not finite, so that nothing can be compared; E0761, they differ
+            and layers of this package limit their values.
         RuntimeError: they differ, which is a defect of the conversion.
     """
     generator = torch.Generator().manual_seed(0)
@@ -112,6 +140,7 @@ def _check_equality(module: nn.Module, model: ConvertedModel, example: Tensor) -
             raise _defect(f"shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
         difference = float((expected - found).abs().max())
         if not difference <= RELATIVE_TOLERANCE * max(1.0, float(expected.abs().max())):
+            _check_plain(module)
             raise _defect(f"by {difference}")
 
 

@@ -116,6 +116,24 @@ def test_a_model_that_does_not_run_is_said_so() -> None:
         ai8x.convert(CONV, [1, 2])  # type: ignore[arg-type]
 
 
+def test_layers_of_ours_that_clamp_are_refused_by_their_path() -> None:
+    mixed = nn.Sequential(ai8x.FusedConv2dReLU(2, 4, 3, padding=1, bias=True), nn.Conv2d(4, 2, 3), ai8x.Conv2d(2, 2, 1))
+    with torch.no_grad():
+        mixed[0].op.weight.fill_(1.0)  # results beyond the clamps
+    found = findings(mixed, IMAGE)
+    assert [(d.code, d.layer) for d in found] == [("E0761", "0"), ("E0761", "2")]
+    assert "plain torch layers throughout" in found[0].help
+
+
+@pytest.mark.parametrize(("model", "shape"), [
+    (nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), (2, 8, 8)), (nn.Conv1d(2, 4, 3), (2, 20)),
+    (Function(lambda x, a: F.conv2d(x, a.weight), CONV), (2, 8, 8)), (nn.Sequential(nn.MaxPool2d(2), CONV), (2, 8, 8))])
+def test_an_example_without_the_dimension_of_the_batch_is_said_so(model: nn.Module, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ai8x.UserError, match="E0760") as refused:
+        ai8x.convert(model, torch.zeros(shape))
+    assert "example_input.unsqueeze(0)" in refused.value.diagnostics[0].help
+
+
 def looks_up(x: Tensor, conv: nn.Module) -> Tensor:
     return {"maps": conv(x)}["scores"]
 
